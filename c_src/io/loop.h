@@ -1,0 +1,74 @@
+/* The loop thread: sends what the schedulers must not or cannot send at once.
+ *
+ * One loop a node. A lane's sending side is a `struct pt_tx`; it is owned either by the scheduler
+ * that holds the port lock or by the loop, never by both. pt_loop_submit() hands it to the loop.
+ * The loop then asks `fill` for data, sends it with the backend, tells `done`, and goes on until
+ * `fill` says that nothing is left; the owner changes back *inside* that last fill (under the
+ * session's lock, which the callback takes), so no wake-up is lost.
+ *
+ * Callbacks run on the loop thread with no loop lock held. They must not block.
+ */
+#ifndef PT_IO_LOOP_H
+#define PT_IO_LOOP_H
+
+#include "base/pt.h"
+
+#include <sys/socket.h>
+#include <sys/types.h>
+
+struct pt_tx {
+    /* constant while the loop owns it */
+    int fd;                     /* a blocking stream socket; sends use MSG_NOSIGNAL */
+    /* Sets tx->msg (iov, iovlen) and returns the bytes to send, > 0; or 0: nothing left, the
+     * loop gives the lane up and touches tx no more (tx may be freed as soon as fill returned). */
+    size_t (*fill)(struct pt_tx *tx);
+    /* n > 0: that many bytes of tx->msg left, possibly fewer than asked for (fill is called next
+     * and prepares the remainder); n < 0: -errno, the lane is dead and fill is not called again:
+     * the loop touches tx no more after done(n < 0). Never 0. */
+    void (*done)(struct pt_tx *tx, ssize_t n);
+    struct msghdr msg;          /* owned by whoever owns the tx */
+    /* private to the loop and its backend */
+    struct pt_tx *next;
+    uint64_t backend_word;
+};
+
+/* What a backend must do. All but wake() are called on the loop thread only. */
+struct pt_backend {
+    const char *name;           /* "uring", "poll" */
+    /* Create, probing what is needed. 0, or -errno with one line for the user in why
+     * ("io_uring_setup: EPERM; a seccomp profile or kernel.io_uring_disabled forbids it"). */
+    int (*open)(void **state, char *why, size_t why_len);
+    void (*close)(void *state);
+    /* Begin to send tx->msg. A completion comes from wait(), exactly one for each send(). */
+    int (*send)(void *state, struct pt_tx *tx);
+    /* Block until at least one completion or a wake(); at most max completions are stored.
+     * Returns their number (0 after a mere wake) or -errno (the backend is unusable). */
+    int (*wait)(void *state, struct pt_tx **tx, ssize_t *res, unsigned max);
+    void (*wake)(void *state);  /* any thread; async-signal-safe not needed */
+};
+
+extern const struct pt_backend pt_backend_poll;
+#ifdef HAVE_LIBURING
+extern const struct pt_backend pt_backend_uring;
+#endif
+
+enum pt_backend_wish { PT_BACKEND_AUTO, PT_BACKEND_URING, PT_BACKEND_POLL };
+
+struct pt_loop;
+
+/* Chooses the backend (wish; AUTO = uring if it opens, else poll), starts the thread.
+ * 0, or -errno when a forced uring cannot start (or no thread can be had). `reason` always gets
+ * one line saying what was chosen and why. */
+int pt_loop_start(struct pt_loop **loop, enum pt_backend_wish wish, char *reason, size_t reason_len);
+/* Ends the thread after the sends under way completed; tests and sanitizers want it, the VM never
+ * calls it. No tx may be submitted any more. */
+void pt_loop_stop(struct pt_loop *loop);
+void pt_loop_submit(struct pt_loop *loop, struct pt_tx *tx); /* any thread */
+const char *pt_loop_backend(const struct pt_loop *loop);
+
+struct pt_loop_stats {
+    uint64_t submits, sends, bytes, wakes, waits;
+};
+void pt_loop_stats(const struct pt_loop *loop, struct pt_loop_stats *out); /* any thread */
+
+#endif

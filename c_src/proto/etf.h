@@ -1,0 +1,28 @@
+/* A bounds-checked walk over Erlang's external term format: skip a term, read the few kinds that
+ * control tuples are keyed by. Never recursive (a hostile term may be nested a million deep),
+ * never allocates, never reads outside [p, end).
+ */
+#ifndef PT_PROTO_ETF_H
+#define PT_PROTO_ETF_H
+
+#include "base/pt.h"
+
+struct pt_etf {
+    const uint8_t *p;
+    const uint8_t *end;
+};
+
+enum { PT_ETF_MAX_WORK = 65536 }; /* terms looked at in one pt_etf_skip(): bounds the time */
+
+/* Each moves e->p past what it read and returns 0, or leaves e->p where it was and returns
+ * PT_E_MORE (input ends inside the term) or PT_E_BAD_FRAME (not what was asked for / malformed). */
+int pt_etf_tuple(struct pt_etf *e, uint32_t *arity);
+int pt_etf_uint(struct pt_etf *e, uint64_t *value); /* non-negative integer below 2^64 */
+int pt_etf_atom(struct pt_etf *e, const uint8_t **name, size_t *len);
+int pt_etf_skip(struct pt_etf *e);                  /* any one term */
+/* PID_EXT or NEW_PID_EXT. *key = 64-bit value made of node, id, serial, creation. */
+int pt_etf_pid(struct pt_etf *e, uint64_t *key);
+int pt_etf_is_atom(const struct pt_etf *e);         /* 1 if the next term is an atom, else 0 */
+int pt_etf_is_pid(const struct pt_etf *e);
+
+#endif
