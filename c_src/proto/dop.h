@@ -16,16 +16,17 @@
 #define PT_DOP_PEEK 4096
 
 enum pt_packet_form {
-    PT_FORM_TICK,      /* empty */
-    PT_FORM_WHOLE,     /* 131 68 0 Ctl [Msg]: header without atom cache references */
-    PT_FORM_FRAG_FIRST,/* 131 69 SeqId FragId 0 Ctl Msg-part */
-    PT_FORM_FRAG_NEXT, /* 131 70 SeqId FragId Msg-part */
-    PT_FORM_OTHER,     /* anything else: pass through untouched, fenced */
+    PT_FORM_TICK,       /* empty */
+    PT_FORM_WHOLE,      /* 131 68 0 Ctl [Msg]: header without atom cache references */
+    PT_FORM_FRAG_FIRST, /* 131 69 SeqId FragId 0 Ctl Msg-part */
+    PT_FORM_FRAG_NEXT,  /* 131 70 SeqId FragId Msg-part */
+    PT_FORM_OTHER,      /* anything else: pass through untouched, fenced. So are headers with
+                           atom cache references, and a fragment's 0 as SeqId or FragId */
 };
 
 enum pt_order {
     PT_ORDER_SENDER,     /* follows and leads the sender in `key` */
-    PT_ORDER_FREE,       /* no order owed (SPAWN_REPLY with an error atom) */
+    PT_ORDER_FREE,       /* no order owed (SPAWN_REPLY with an error atom, a tick) */
     PT_ORDER_HALF_FENCE, /* after everything before it (DOWN for a monitor by name) */
     PT_ORDER_FENCE,      /* that, and everything after it follows it */
 };
@@ -33,16 +34,18 @@ enum pt_order {
 struct pt_packet {
     enum pt_packet_form form;
     enum pt_order order;
-    uint8_t op;          /* DOP number, 0 if unknown or not parsed */
-    uint64_t key;        /* identifies the sender; only with PT_ORDER_SENDER. A hash: two senders
-                            with one key are merely ordered with each other */
-    uint64_t seq_id;     /* fragments: sequence and countdown (N .. 1) */
+    uint8_t op; /* DOP number, 0 if unknown or not parsed */
+    /* Identifies the sender: not 0 with PT_ORDER_SENDER, else 0. A hash: two senders with one key
+     * are merely ordered with each other. 0 in FRAG_NEXT too: its order is its sequence's. */
+    uint64_t key;
+    uint64_t seq_id; /* fragments: sequence and countdown (N .. 1) */
     uint64_t frag_id;
-    size_t header_len;   /* bytes before Ctl (WHOLE, FRAG_FIRST) or before the part (FRAG_NEXT) */
+    size_t header_len; /* bytes before Ctl (WHOLE, FRAG_FIRST) or before the part (FRAG_NEXT) */
 };
 
 /* Fills *out from the first `avail` bytes of a packet of `total` bytes. Cannot fail: what is not
- * understood is PT_FORM_OTHER or PT_ORDER_FENCE. */
+ * understood is PT_FORM_OTHER or PT_ORDER_FENCE. Only what precedes the sender is read; the rest
+ * of the control tuple and the message are the receiving VM's to judge. Any thread. */
 void pt_packet_scan(const uint8_t *p, size_t avail, size_t total, struct pt_packet *out);
 
 /* Name of an operation for statistics ("SEND_SENDER"), "UNKNOWN" if it has none. */

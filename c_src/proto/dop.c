@@ -1,0 +1,118 @@
+#include "proto/dop.h"
+
+#include "proto/etf.h"
+
+enum {
+    VERSION_MAGIC = 131,
+    DIST_HEADER = 68,
+    DIST_FRAG_HEADER = 69,
+    DIST_FRAG_CONT = 70,
+
+    WHOLE_HEADER = 2 + 1,    /* number of atom cache references */
+    FRAG_HEADER = 2 + 8 + 8, /* sequence, countdown */
+    FRAG_FIRST_HEADER = FRAG_HEADER + 1,
+};
+
+enum rule { RULE_NONE, RULE_FENCE, RULE_SENDER, RULE_SENDER_OR_NAME, RULE_RESULT };
+
+struct dop {
+    const char *name;
+    uint8_t arity;
+    uint8_t sender;
+    uint8_t rule;
+};
+
+static const struct dop dops[] = {
+#define PT_DOP(number, name, arity, sender, rule, since) \
+    [number] = {#name, arity, sender, RULE_##rule},
+#include "proto/dop.def"
+#undef PT_DOP
+};
+
+enum { DOP_COUNT = sizeof(dops) / sizeof(dops[0]) };
+
+const char *pt_dop_name(uint8_t op)
+{
+    return op < DOP_COUNT && dops[op].name ? dops[op].name : "UNKNOWN";
+}
+
+/* Order of the control tuple that starts at e: a fence whenever anything is not as it should be,
+ * since a fence is right for every operation, only slower. */
+static void scan_control(struct pt_etf *e, struct pt_packet *out)
+{
+    uint32_t arity;
+    uint64_t op;
+
+    out->order = PT_ORDER_FENCE;
+    if (pt_etf_tuple(e, &arity) || arity == 0 || pt_etf_uint(e, &op))
+        return;
+    if (op >= DOP_COUNT || !dops[op].name)
+        return;
+    out->op = (uint8_t)op;
+    const struct dop *dop = &dops[op];
+    if (arity < dop->arity || dop->rule == RULE_FENCE)
+        return;
+    for (unsigned i = 2; i < dop->sender; i++) {
+        if (pt_etf_skip(e))
+            return;
+    }
+    if (PT_LIKELY(pt_etf_pid(e, &out->key) == 0)) {
+        out->order = PT_ORDER_SENDER;
+        return;
+    }
+    const uint8_t *name;
+    size_t len;
+    if (dop->rule == RULE_SENDER || pt_etf_atom(e, &name, &len))
+        return;
+    out->order = dop->rule == RULE_RESULT ? PT_ORDER_FREE : PT_ORDER_HALF_FENCE;
+}
+
+/* Reads sequence and countdown. Those of the VM are never 0 (a sender pid's word; N .. 1): it takes
+ * a first fragment of sequence 0 for a whole packet, so we must not join it to others. */
+static bool scan_fragment(const uint8_t *p, struct pt_packet *out)
+{
+    uint64_t seq_id = pt_get64(p + 2);
+    uint64_t frag_id = pt_get64(p + 10);
+
+    if (seq_id == 0 || frag_id == 0)
+        return false;
+    out->seq_id = seq_id;
+    out->frag_id = frag_id;
+    return true;
+}
+
+void pt_packet_scan(const uint8_t *p, size_t avail, size_t total, struct pt_packet *out)
+{
+    *out = (struct pt_packet){.form = PT_FORM_OTHER, .order = PT_ORDER_FENCE};
+    if (total == 0) {
+        out->form = PT_FORM_TICK;
+        out->order = PT_ORDER_FREE;
+        return;
+    }
+    size_t n = PT_MIN(avail, total);
+    if (n < WHOLE_HEADER || p[0] != VERSION_MAGIC)
+        return;
+    switch (p[1]) {
+    case DIST_HEADER:
+        if (p[2] != 0) /* atom cache references: what follows depends on the cache */
+            return;
+        out->form = PT_FORM_WHOLE;
+        out->header_len = WHOLE_HEADER;
+        break;
+    case DIST_FRAG_HEADER:
+        if (n < FRAG_FIRST_HEADER || p[FRAG_HEADER] != 0 || !scan_fragment(p, out))
+            return;
+        out->form = PT_FORM_FRAG_FIRST;
+        out->header_len = FRAG_FIRST_HEADER;
+        break;
+    case DIST_FRAG_CONT:
+        if (n < FRAG_HEADER || !scan_fragment(p, out))
+            return;
+        out->form = PT_FORM_FRAG_NEXT;
+        out->order = PT_ORDER_SENDER;
+        out->header_len = FRAG_HEADER;
+        return;
+    default: return;
+    }
+    scan_control(&(struct pt_etf){p + out->header_len, p + n}, out);
+}
