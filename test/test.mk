@@ -1,0 +1,154 @@
+# The test stages. `make check` runs them in the order of CHECK_STAGES and stops at the first
+# failed one; each is a target that can be run alone. The runners are in test/run.
+
+CHECK_STAGES := all lint check-rebar3 unit fuzz-replay prop $(if $(wildcard test/*_tests.erl),eunit) \
+	        check-nouring ct-uring ct-poll check-asan-vm $(if $(wildcard test/oracle/run),oracle)
+
+.PHONY: check unit fuzz-replay fuzz prop eunit ct-uring ct-poll oracle check-rebar3 check-nouring \
+	check-asan-vm check-otp check-rabbitmq soak bench demo cover
+
+check: ## all tests
+	@tools/deps hint check
+	@tools/check $(CHECK_STAGES)
+
+# --- sanitized builds --------------------------------------------------------------------------------
+SAN_CC := gcc
+$(eval $(call variant,asan,$(SAN_CC),$(SAN_ADDRESS) $(CURING),$(LURING)))
+$(eval $(call variant,tsan,$(SAN_CC),$(SAN_THREAD) $(CURING),$(LURING)))
+$(eval $(call variant,nouring,$(SAN_CC),$(SAN_ADDRESS),))
+
+# --- unit: Check programs ----------------------------------------------------------------------------
+# test/c/test_NAME.c is a program; other files in test/c are helpers linked into each of them.
+UNITS := $(sort $(patsubst test/c/%.c,%,$(wildcard test/c/test_*.c)))
+UNIT_HELPERS := $(filter-out test/c/test_%,$(wildcard test/c/*.c))
+# Those that meet threads run a second time, under ThreadSanitizer.
+UNITS_THREADS := $(sort $(patsubst test/c/%.c,%,$(shell grep -lE 'pthread|"io/' test/c/test_*.c 2>/dev/null)))
+
+# $(call unit,VARIANT,FLAGS,LIBS): build/unit/VARIANT/test_NAME
+define unit
+build/unit/$(1)/%: test/c/%.c $(UNIT_HELPERS) build/$(1)/libpartisan.a
+	@mkdir -p $$(@D)
+	$$(call say,TEST)$(SAN_CC) $(CBASE) -Wno-conversion -Wno-missing-prototypes -Wno-shadow -Werror $(2) -Itest/c -MMD -MP -MF $$@.d \
+		$$(shell pkg-config --cflags check) -o $$@ $$< $(UNIT_HELPERS) build/$(1)/libpartisan.a \
+		$(3) $(LCORE) $$(shell pkg-config --libs check)
+-include $(UNITS:%=build/unit/$(1)/%.d)
+endef
+$(eval $(call unit,asan,$(SAN_ADDRESS) $(CURING),$(LURING)))
+$(eval $(call unit,tsan,$(SAN_THREAD) $(CURING),$(LURING)))
+$(eval $(call unit,nouring,$(SAN_ADDRESS),))
+
+unit: $(UNITS:%=build/unit/asan/%) $(UNITS_THREADS:%=build/unit/tsan/%) ## C unit tests, ASan+UBSan and TSan
+	@test/run/unit unit $^
+
+# The build without liburing: compiles, links no liburing, passes the same unit tests.
+check-nouring: build/nouring/partisan_drv.so $(UNITS:%=build/unit/nouring/%) ## the build without liburing
+	@if readelf -d $< | grep liburing; then echo "built with NO_URING, yet needs liburing"; exit 1; fi
+	@test/run/unit check-nouring $(filter build/unit/%,$^)
+
+# --- fuzz ------------------------------------------------------------------------------------------
+FUZZERS := $(sort $(patsubst test/fuzz/fuzz_%.c,%,$(wildcard test/fuzz/fuzz_*.c)))
+FUZZ_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+$(eval $(call variant,fuzz,clang,$(FUZZ_FLAGS) -fsanitize=fuzzer-no-link $(CURING),$(LURING)))
+
+build/fuzz/run/%: test/fuzz/fuzz_%.c build/fuzz/libpartisan.a
+	@mkdir -p $(@D)
+	$(call say,FUZZ)clang $(CBASE) -Wno-missing-prototypes $(FUZZ_FLAGS) -fsanitize=fuzzer -MMD -MP -MF $@.d -Itest/fuzz \
+		-o $@ $< build/fuzz/libpartisan.a $(LURING) $(LCORE)
+build/fuzz/replay/%: test/fuzz/fuzz_%.c test/run/replay.c build/asan/libpartisan.a
+	@mkdir -p $(@D)
+	$(call say,TEST)$(SAN_CC) $(CBASE) -Wno-missing-prototypes $(SAN_ADDRESS) -MMD -MP -MF $@.d -Itest/fuzz \
+		-o $@ $< test/run/replay.c build/asan/libpartisan.a $(LURING) $(LCORE)
+-include $(wildcard build/fuzz/run/*.d build/fuzz/replay/*.d)
+
+fuzz-replay: $(FUZZERS:%=build/fuzz/replay/%) ## the fuzz corpus through each target, ASan+UBSan
+	@test/run/fuzz-replay $(FUZZERS)
+
+FUZZ ?= $(firstword $(FUZZERS))
+TIME ?= 60
+# New inputs go to build/, the corpus is what was minimised and kept by hand.
+fuzz: build/fuzz/run/$(FUZZ) ## libFuzzer: make fuzz FUZZ=NAME TIME=SECONDS
+	@mkdir -p build/fuzz/found/$(FUZZ)
+	tools/sanitized $< -max_total_time=$(TIME) -print_final_stats=1 -artifact_prefix=build/fuzz/found/$(FUZZ)- \
+		build/fuzz/found/$(FUZZ) test/fuzz/corpus/$(FUZZ)
+
+# --- properties ------------------------------------------------------------------------------------
+# test/prop/NAME_main.c is a C program that a property talks to: build/prop/NAME.
+PROP_N ?= 300
+PROP_SRC := $(sort $(wildcard test/prop/*.erl))
+PROP_HELPERS := $(sort $(patsubst test/prop/%_main.c,build/prop/%,$(wildcard test/prop/*_main.c)))
+
+build/prop/%: test/prop/%_main.c build/asan/libpartisan.a
+	@mkdir -p $(@D)
+	$(call say,TEST)$(SAN_CC) $(CBASE) -Wno-missing-prototypes $(SAN_ADDRESS) -MMD -MP -MF $@.d -Itest/prop \
+		-o $@ $< build/asan/libpartisan.a $(LURING) $(LCORE)
+-include $(PROP_HELPERS:%=%.d)
+
+prop: erl $(PROP_HELPERS) ## properties; PROPER_N=1000 for more
+	@mkdir -p build/prop/ebin
+	erlc $(ERLC_FLAGS) -pa ebin -o build/prop/ebin $(PROP_SRC)
+	@PROPER_N=$${PROPER_N:-$(PROP_N)} test/run/prop build/prop/ebin
+
+# --- eunit -------------------------------------------------------------------------------------------
+eunit: erl ## test/*_tests.erl
+	@mkdir -p build/eunit
+	erlc $(ERLC_FLAGS) -pa ebin -o build/eunit $(wildcard test/*_tests.erl)
+	@test/run/eunit build/eunit $(patsubst test/%.erl,%,$(wildcard test/*_tests.erl))
+
+# --- Common Test ---------------------------------------------------------------------------------------
+CT_SRC := $(sort $(wildcard test/ct/*.erl))
+CT_DATA := $(wildcard test/ct/*_SUITE_data)
+SUITE ?=
+CASE ?=
+# The suites that run with the shared object under ASan: the VM is several times slower there.
+ASAN_SUITES ?= smoke_SUITE
+
+.PHONY: ct-build
+ct-build: all
+	@mkdir -p build/ct
+	erlc $(ERLC_FLAGS) -pa ebin -I test/ct -o build/ct $(CT_SRC)
+	@for d in $(CT_DATA); do ln -sfn $(CURDIR)/$$d build/ct/$${d##*/}; done
+
+ct-uring: ct-build ## Common Test on io_uring; SUITE=name CASE=name for a part
+	@SUITES='$(SUITE)' CASES='$(CASE)' test/run/ct uring uring ebin
+ct-poll: ct-build ## Common Test on poll
+	@SUITES='$(SUITE)' CASES='$(CASE)' test/run/ct poll poll ebin
+
+# A copy of the application with the sanitized object, the runtime preloaded into every VM.
+check-asan-vm: ct-build build/asan/partisan_drv.so ## the smoke suite with the object under ASan+UBSan
+	@mkdir -p build/asan-app/priv build/asan-app/ebin
+	@cp ebin/* build/asan-app/ebin/
+	@cp build/asan/partisan_drv.so build/asan-app/priv/
+	@SUITES='$(or $(SUITE),$(ASAN_SUITES))' CASES='$(CASE)' CT_ASAN=1 test/run/ct asan-vm auto build/asan-app/ebin
+
+# --- rebar3 ------------------------------------------------------------------------------------------
+check-rebar3: ## rebar3 compile, from a clean copy, without a network
+	@test/run/rebar3
+
+# --- what takes longer or needs more: not in `make check` -----------------------------------------------
+# $(call other,SCRIPT): run it if it is there.
+other = @if [ -f $(1) ]; then bash $(1) $(2); else echo "$@: $(1) is not in this tree"; exit 1; fi
+
+oracle: all ## order oracle: random signals, lanes delayed and paused
+	$(call other,test/oracle/run)
+soak: all ## the order oracle for hours: SOAK_HOURS=4
+	$(call other,test/oracle/run,soak)
+check-otp: all ## OTP's own distribution suites, beside inet_tcp
+	$(call other,test/otp/run)
+check-rabbitmq: all ## three RabbitMQ nodes on the carrier
+	$(call other,test/rabbitmq/run)
+bench: all ## benchmarks with proof of delivery, beside inet_tcp
+	$(call other,bench/run)
+demo: ## three nodes, verified traffic, a node killed and back
+	@tools/deps need build demo
+	@$(MAKE) -s -j$(JOBS) all
+	$(call other,demo/run)
+
+# --- coverage of the C code ------------------------------------------------------------------------------
+COV := -O0 -g --coverage
+$(eval $(call variant,cover,$(SAN_CC),$(COV) $(CURING),$(LURING)))
+$(eval $(call unit,cover,$(COV) $(CURING),$(LURING)))
+cover: $(UNITS:%=build/unit/cover/%) ## line coverage of base, proto and io by the unit tests
+	@find build/cover -name '*.gcda' -delete
+	@test/run/unit cover $^
+	@gcov -n $$(find build/cover/base build/cover/proto build/cover/io -name '*.gcda') 2>/dev/null | \
+		awk -F"'" '/^File .c_src/ { f = $$2 } /^Lines executed/ && f { sub("Lines executed:", ""); printf "  %-36s %s\n", f, $$0; f = "" }'
