@@ -52,7 +52,7 @@ build/$(1)/flags: FORCE
 	@printf '%s\n' '$(2) $(CBASE) $(3)' | cmp -s - $$@ || printf '%s\n' '$(2) $(CBASE) $(3)' > $$@
 build/$(1)/%.o: c_src/%.c build/$(1)/flags | headers
 	@mkdir -p $$(@D)
-	$$(call say,CC)$(2) $(CBASE) $(3) -MMD -MP -MT $$@ -MF $$(@:.o=.d) -c -o $$@.$$$$$$$$ $$< && mv $$@.$$$$$$$$ $$@
+	$$(call say,CC)$(2) $(CBASE) $(3) -MMD -MP -MT $$@ -MF $$(@:.o=.d) -c -o $$(@:.o=.$$$$$$$$.o) $$< && mv $$(@:.o=.$$$$$$$$.o) $$@
 build/$(1)/libpartisan.a: $(CORE:c_src/%.c=build/$(1)/%.o)
 	$$(call say,AR)ar crs $$@.$$$$$$$$ $$^ && mv $$@.$$$$$$$$ $$@
 build/$(1)/partisan_drv.so: $(GLUE:c_src/%.c=build/$(1)/%.o) build/$(1)/libpartisan.a c_src/partisan_drv.map
