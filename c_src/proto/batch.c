@@ -1,0 +1,114 @@
+#include "proto/batch.h"
+
+#include <string.h>
+
+struct pt_batch *pt_batch_new(unsigned lane)
+{
+    struct pt_batch *b = pt_alloc(sizeof *b);
+    if (!b)
+        return NULL;
+    memset(b, 0, offsetof(struct pt_batch, msgs));
+    b->ctx.number = 1;
+    b->lane = lane;
+    return b;
+}
+
+static void release(struct pt_batch *b, const struct pt_owner_ops *ops)
+{
+    for (unsigned i = 0; i < b->nmsgs; i++) {
+        struct pt_msg *m = b->msgs[i];
+        if (--m->inflight == 0 && m->done)
+            pt_msg_free(m, ops);
+    }
+    b->nmsgs = 0;
+    b->first = b->count = 0;
+    b->used = 0;
+    b->bytes = 0;
+}
+
+void pt_batch_free(struct pt_batch *b, const struct pt_owner_ops *ops)
+{
+    if (!b)
+        return;
+    release(b, ops);
+    pt_free(b);
+}
+
+/* n bytes were written at arena + used. */
+static void arena_grew(struct pt_batch *b, size_t n)
+{
+    uint8_t *at = b->arena + b->used;
+    struct iovec *last = b->count > b->first ? &b->iov[b->count - 1] : NULL;
+    if (last && (uint8_t *)last->iov_base + last->iov_len == at)
+        last->iov_len += n;
+    else
+        b->iov[b->count++] = (struct iovec){at, n};
+    b->used += n;
+    b->bytes += n;
+}
+
+static bool has_room(const struct pt_batch *b)
+{
+    return b->bytes < PT_BATCH_BYTES && b->nmsgs < PT_BATCH_MSGS &&
+           b->count + PT_MSG_IOV_MAX + 2 <= PT_BATCH_IOV &&
+           b->used + PT_FRAME_HEAD_MAX + PT_BATCH_COPY <= PT_BATCH_ARENA;
+}
+
+bool pt_batch_control(struct pt_batch *b, const struct pt_frame *f)
+{
+    if (b->used + PT_FRAME_HEAD_MAX > PT_BATCH_ARENA || b->count == PT_BATCH_IOV)
+        return false;
+    arena_grew(b, pt_frame_encode(b->arena + b->used, f, &b->ctx));
+    b->frames++;
+    return true;
+}
+
+int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t chunk)
+{
+    struct pt_emit e;
+    while (has_room(b)) {
+        int rc = pt_txq_next(q, b->lane, want, chunk, &e);
+        if (rc <= 0)
+            return rc;
+        struct pt_msg *m = e.msg;
+        bool copy = e.frame.type == PT_FRAME_MSG && e.frame.length <= PT_BATCH_COPY;
+        size_t head = pt_frame_encode(b->arena + b->used, &e.frame, &b->ctx);
+        if (copy) {
+            pt_msg_copy(m, b->arena + b->used + head, e.frame.length);
+            arena_grew(b, head + e.frame.length);
+        } else {
+            arena_grew(b, head);
+            b->count += pt_msg_take(m, e.frame.length, &b->iov[b->count], PT_MSG_IOV_MAX);
+            b->bytes += e.frame.length;
+            b->msgs[b->nmsgs++] = m;
+            m->inflight++;
+        }
+        b->frames++;
+        rc = pt_txq_emitted(q, &e);
+        if (copy)
+            pt_msg_free(m, q->ops);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+void pt_batch_sent(struct pt_batch *b, size_t n, const struct pt_owner_ops *ops)
+{
+    b->bytes -= n;
+    b->sent_bytes += n;
+    if (!b->bytes) {
+        release(b, ops);
+        return;
+    }
+    while (n) {
+        struct iovec *v = &b->iov[b->first];
+        if (n < v->iov_len) {
+            v->iov_base = (char *)v->iov_base + n;
+            v->iov_len -= n;
+            return;
+        }
+        n -= v->iov_len;
+        b->first++;
+    }
+}

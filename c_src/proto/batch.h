@@ -1,0 +1,45 @@
+/* One lane's outgoing bytes: frames chosen from the transmit queue, as iovecs for one sendmsg().
+ *
+ * Headers and tiny messages are written into the arena one after the other, so that a run of small
+ * messages is a single iovec; larger payloads are gathered from where they lie. A batch is filled
+ * when empty and then sent until it is empty again (partial sends move the front).
+ */
+#ifndef PT_PROTO_BATCH_H
+#define PT_PROTO_BATCH_H
+
+#include "proto/txq.h"
+
+enum {
+    PT_BATCH_IOV = 1024, /* UIO_MAXIOV */
+    PT_BATCH_ARENA = 32 * 1024,
+    PT_BATCH_COPY = 512,     /* messages up to this size are copied into the arena */
+    PT_BATCH_MSGS = 256,
+    PT_BATCH_BYTES = 256 * 1024 /* filled up to about here: more would only age in the batch */
+};
+
+struct pt_batch {
+    struct pt_frame_ctx ctx; /* numbers of this lane */
+    unsigned lane;
+    size_t bytes;            /* left to send */
+    unsigned first, count;   /* iov[first .. count) is left to send */
+    unsigned nmsgs;
+    size_t used;             /* of the arena */
+    uint64_t frames;         /* counters for inspection */
+    uint64_t sent_bytes;
+    struct pt_msg *msgs[PT_BATCH_MSGS]; /* a reference for each frame built from it */
+    struct iovec iov[PT_BATCH_IOV];
+    uint8_t arena[PT_BATCH_ARENA];
+};
+
+struct pt_batch *pt_batch_new(unsigned lane); /* NULL: no memory */
+void pt_batch_free(struct pt_batch *b, const struct pt_owner_ops *ops); /* drops what is unsent */
+
+/* Adds a frame without payload (TICK, ACK, AUTH, DROP). False: no room, send first. */
+bool pt_batch_control(struct pt_batch *b, const struct pt_frame *f);
+/* Adds frames from the queue until the batch is full or the queue has nothing for this lane.
+ * 0 or an error of the queue. */
+int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t chunk);
+/* n bytes left; at the end of the batch its messages are released. */
+void pt_batch_sent(struct pt_batch *b, size_t n, const struct pt_owner_ops *ops);
+
+#endif

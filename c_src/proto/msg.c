@@ -1,0 +1,217 @@
+#include "proto/msg.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* Decides what is copied and what is kept; called once to count and once to fill. */
+struct plan {
+    uint32_t nslices;
+    size_t copied;
+    size_t total;
+};
+
+struct fill {
+    struct pt_slice *slices;
+    uint8_t *bytes;
+    const struct pt_owner_ops *ops;
+};
+
+static void add_copy(struct plan *pl, bool *open, const struct fill *fl, const uint8_t *p, size_t n)
+{
+    if (!n)
+        return;
+    if (!*open) {
+        if (fl)
+            fl->slices[pl->nslices] = (struct pt_slice){NULL, fl->bytes + pl->copied, 0};
+        pl->nslices++;
+        *open = true;
+    }
+    if (fl) {
+        memcpy(fl->bytes + pl->copied, p, n);
+        fl->slices[pl->nslices - 1].len += n;
+    }
+    pl->copied += n;
+    pl->total += n;
+}
+
+static void walk(const struct pt_source *src, struct plan *pl, const struct fill *fl)
+{
+    bool open = false; /* the current slice is one of copied bytes and may grow */
+    size_t skip = src->skip;
+
+    *pl = (struct plan){0};
+    add_copy(pl, &open, fl, src->prefix, src->prefix_len);
+    for (size_t i = 0; i < src->count; i++) {
+        const uint8_t *p = src->iov[i].iov_base;
+        size_t n = src->iov[i].iov_len;
+        size_t cut = PT_MIN(skip, n);
+        if (n == cut) { /* also the empty first element of an ErlIOVec, whose base is NULL */
+            skip -= cut;
+            continue;
+        }
+        skip -= cut;
+        p += cut;
+        n -= cut;
+        if (!src->owners[i] || n <= PT_MSG_COPY_MAX) {
+            add_copy(pl, &open, fl, p, n);
+            continue;
+        }
+        if (fl) {
+            fl->ops->ref(src->owners[i]);
+            fl->slices[pl->nslices] = (struct pt_slice){src->owners[i], p, n};
+        }
+        pl->nslices++;
+        pl->total += n;
+        open = false;
+    }
+}
+
+static size_t tail_size(const struct plan *pl)
+{
+    return pl->nslices * sizeof(struct pt_slice) + pl->copied;
+}
+
+static void fill_seg(struct pt_seg *seg, const struct pt_source *src, struct plan *pl,
+                     const struct pt_owner_ops *ops)
+{
+    struct fill fl = {seg->slices, (uint8_t *)(seg->slices + pl->nslices), ops};
+    seg->next = NULL;
+    walk(src, pl, &fl);
+    seg->nslices = pl->nslices;
+}
+
+struct pt_msg *pt_msg_new(const struct pt_source *src, const struct pt_owner_ops *ops)
+{
+    struct plan pl;
+    walk(src, &pl, NULL);
+    struct pt_msg *m = pt_alloc(sizeof *m + tail_size(&pl));
+    if (!m)
+        return NULL;
+    memset(m, 0, sizeof *m);
+    pt_list_init(&m->pick);
+    pt_list_init(&m->order);
+    fill_seg(&m->first, src, &pl, ops);
+    m->seg = m->last = &m->first;
+    m->size = m->room = pl.total;
+    m->complete = true;
+    return m;
+}
+
+int pt_msg_append(struct pt_msg *m, const struct pt_source *src, const struct pt_owner_ops *ops)
+{
+    struct plan pl;
+    walk(src, &pl, NULL);
+    struct pt_seg *seg = pt_alloc(sizeof *seg + tail_size(&pl));
+    if (!seg)
+        return -ENOMEM;
+    fill_seg(seg, src, &pl, ops);
+    m->last->next = seg;
+    m->last = seg;
+    m->size += pl.total;
+    return 0;
+}
+
+static void drop_refs(struct pt_seg *seg, const struct pt_owner_ops *ops)
+{
+    for (uint32_t i = 0; i < seg->nslices; i++)
+        if (seg->slices[i].owner)
+            ops->unref(seg->slices[i].owner);
+}
+
+void pt_msg_free(struct pt_msg *m, const struct pt_owner_ops *ops)
+{
+    drop_refs(&m->first, ops);
+    for (struct pt_seg *seg = m->first.next, *next; seg; seg = next) {
+        next = seg->next;
+        drop_refs(seg, ops);
+        pt_free(seg);
+    }
+    pt_free(m);
+}
+
+struct cursor {
+    struct pt_seg *seg;
+    uint32_t slice;
+    size_t off;
+};
+
+/* The slice under the cursor, stepping over what is used up; NULL at the end. */
+static const struct pt_slice *here(struct cursor *c)
+{
+    for (;;) {
+        if (c->slice < c->seg->nslices) {
+            const struct pt_slice *s = &c->seg->slices[c->slice];
+            if (c->off < s->len)
+                return s;
+            c->slice++;
+            c->off = 0;
+        } else if (c->seg->next) {
+            c->seg = c->seg->next;
+            c->slice = 0;
+            c->off = 0;
+        } else {
+            return NULL;
+        }
+    }
+}
+
+static struct cursor cursor_of(const struct pt_msg *m)
+{
+    return (struct cursor){m->seg, m->slice, m->slice_off};
+}
+
+static void moved(struct pt_msg *m, const struct cursor *c, size_t len)
+{
+    m->seg = c->seg;
+    m->slice = c->slice;
+    m->slice_off = c->off;
+    m->emitted += len;
+}
+
+unsigned pt_msg_take(struct pt_msg *m, size_t len, struct iovec *iov, unsigned max)
+{
+    struct cursor c = cursor_of(m);
+    unsigned n = 0;
+    for (size_t left = len; left;) {
+        const struct pt_slice *s = here(&c);
+        if (!s || n == max)
+            return 0;
+        size_t part = PT_MIN(left, s->len - c.off);
+        iov[n++] = (struct iovec){(void *)(uintptr_t)(s->base + c.off), part};
+        c.off += part;
+        left -= part;
+    }
+    moved(m, &c, len);
+    return n;
+}
+
+size_t pt_msg_fit(const struct pt_msg *m, size_t len, unsigned max)
+{
+    struct cursor c = cursor_of(m);
+    size_t fit = 0;
+    while (max-- && fit < len) {
+        const struct pt_slice *s = here(&c);
+        if (!s)
+            break;
+        size_t part = PT_MIN(len - fit, s->len - c.off);
+        c.off += part;
+        fit += part;
+    }
+    return fit;
+}
+
+void pt_msg_copy(struct pt_msg *m, uint8_t *out, size_t len)
+{
+    struct cursor c = cursor_of(m);
+    for (size_t left = len; left;) {
+        const struct pt_slice *s = here(&c);
+        if (!s)
+            break;
+        size_t part = PT_MIN(left, s->len - c.off);
+        memcpy(out, s->base + c.off, part);
+        out += part;
+        c.off += part;
+        left -= part;
+    }
+    moved(m, &c, len);
+}

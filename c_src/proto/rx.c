@@ -1,0 +1,195 @@
+#include "proto/rx.h"
+
+#include "proto/rx_int.h"
+#include "proto/txq.h"
+
+#include <errno.h>
+#include <string.h>
+
+void pt_rx_init(struct pt_rx *r, const struct pt_rx_ops *ops, void *host, uint64_t max_message,
+                const uint8_t auth[PT_FRAME_AUTH_LEN])
+{
+    memset(r, 0, sizeof *r);
+    r->ops = ops;
+    r->host = host;
+    r->max_message = max_message;
+    r->auth = auth;
+    pt_order_init(&r->order);
+    pt_hmap_init(&r->transfers);
+}
+
+static void drop_held(void *ctx, struct pt_held *h)
+{
+    struct pt_rx *r = ctx;
+    r->ops->bin_unref(h->bin);
+    pt_free(h);
+}
+
+void pt_rx_free(struct pt_rx *r)
+{
+    size_t pos = 0;
+    for (struct pt_transfer *t; (t = pt_hmap_next(&r->transfers, &pos));) {
+        r->ops->bin_unref(t->bin);
+        pt_free(t);
+    }
+    pt_hmap_free(&r->transfers);
+    pt_order_free(&r->order, drop_held, r);
+}
+
+/* ---- delivery in order ---- */
+
+static int deliver_one(struct pt_rx *r, uint64_t number, void *bin, const uint8_t *p, size_t len)
+{
+    int rc = r->ops->deliver(r->host, bin, p, len);
+    if (rc < 0)
+        return rc;
+    r->delivered++;
+    r->delivered_bytes += len;
+    r->since_count++;
+    r->since_bytes += len;
+    return pt_order_delivered(&r->order, number);
+}
+
+static int deliver(struct pt_rx *r, uint64_t number, void *bin, const uint8_t *p, size_t len)
+{
+    int rc = deliver_one(r, number, bin, p, len);
+    while (!rc) {
+        struct pt_held *h = pt_order_ready(&r->order);
+        if (!h)
+            break;
+        bool large = h->len > PT_RX_DIRECT_MIN;
+        rc = deliver_one(r, h->number, large ? h->bin : NULL,
+                         r->ops->bin_data(h->bin) + h->offset, h->len);
+        drop_held(r, h);
+    }
+    return rc;
+}
+
+static int hold(struct pt_rx *r, const struct pt_frame *f, void *bin, const uint8_t *p, size_t len)
+{
+    struct pt_held *h = pt_zalloc(sizeof *h);
+    int rc = -ENOMEM;
+
+    if (!h)
+        return rc;
+    h->number = f->number;
+    h->after = f->after;
+    h->fence = f->flags & PT_FRAME_FENCE;
+    h->len = len;
+    if (bin && p == r->ops->bin_data(bin)) {
+        r->ops->bin_ref(bin);
+        h->bin = bin;
+    } else if ((h->bin = r->ops->bin_new(len))) { /* it lies in a lane's buffer */
+        memcpy(r->ops->bin_data(h->bin), p, len);
+    }
+    if (h->bin)
+        rc = pt_order_hold(&r->order, h);
+    if (rc) {
+        if (h->bin)
+            r->ops->bin_unref(h->bin);
+        pt_free(h);
+        return rc;
+    }
+    /* The largest is left out: the sender may pass its limit by one message of any size. Twice,
+     * because the two sides do not count a message's first bytes alike. */
+    if (r->order.held_bytes - PT_MIN(r->order.held_bytes, r->order.held_largest) >
+        2 * (size_t)PT_TXQ_SPECULATIVE)
+        return PT_E_HELD_LIMIT;
+    return 0;
+}
+
+int pt_rx_packet(struct pt_rx *r, const struct pt_frame *f, void *bin, const uint8_t *p, size_t len)
+{
+    int rc = pt_order_check(&r->order, f->number, f->after, f->flags & PT_FRAME_FENCE);
+    if (rc < 0)
+        return rc;
+    return rc ? deliver(r, f->number, bin, p, len) : hold(r, f, bin, p, len);
+}
+
+/* ---- transfers ---- */
+
+static struct pt_transfer *new_transfer(struct pt_rx *r, const struct pt_frame *f)
+{
+    struct pt_transfer *t = pt_zalloc(sizeof *t);
+    if (!t)
+        return NULL;
+    t->id = f->transfer;
+    t->room = f->room;
+    t->bin = r->ops->bin_new((size_t)f->room);
+    if (t->bin && !pt_hmap_put(&r->transfers, t->id, t))
+        return t;
+    if (t->bin)
+        r->ops->bin_unref(t->bin);
+    pt_free(t);
+    return NULL;
+}
+
+int pt_rx_transfer(struct pt_rx *r, const struct pt_frame *f, struct pt_transfer **out)
+{
+    struct pt_transfer *t = pt_hmap_get(&r->transfers, f->transfer);
+
+    if (f->room > r->max_message)
+        return PT_E_TOO_LARGE;
+    if (!t) {
+        if (r->transfers.count >= PT_RX_TRANSFERS)
+            return PT_E_BAD_TRANSFER;
+        t = new_transfer(r, f);
+        if (!t)
+            return -ENOMEM;
+    } else if (f->room > t->room) {
+        /* a sequence of fragments that is not the VM's own may outgrow its announcement */
+        void *bin = r->ops->bin_grow(t->bin, (size_t)f->room);
+        if (!bin)
+            return -ENOMEM;
+        t->bin = bin;
+        t->room = f->room;
+    }
+    int rc = pt_transfer_claim(t, f);
+    if (rc)
+        return rc;
+    t->under_way++;
+    *out = t;
+    return 0;
+}
+
+int pt_rx_chunk_arrived(struct pt_rx *r, struct pt_transfer *t, size_t len)
+{
+    t->under_way--;
+    if (!pt_transfer_arrived(t, len))
+        return 0;
+    struct pt_frame f = {
+        .number = t->number, .after = t->after, .flags = t->fence ? PT_FRAME_FENCE : 0};
+    void *bin = t->bin;
+    size_t total = (size_t)t->total;
+    pt_hmap_del(&r->transfers, t->id);
+    pt_free(t);
+    int rc = pt_rx_packet(r, &f, bin, r->ops->bin_data(bin), total);
+    r->ops->bin_unref(bin);
+    return rc;
+}
+
+int pt_rx_drop(struct pt_rx *r, uint64_t id)
+{
+    struct pt_transfer *t = pt_hmap_get(&r->transfers, id);
+    if (!t || t->under_way)
+        return PT_E_BAD_TRANSFER;
+    pt_hmap_del(&r->transfers, id);
+    r->ops->bin_unref(t->bin);
+    pt_free(t);
+    return 0;
+}
+
+/* ---- acknowledgements ---- */
+
+bool pt_rx_ack_due(const struct pt_rx *r)
+{
+    return (r->since_bytes >= PT_RX_ACK_BYTES || r->since_count >= PT_RX_ACK_COUNT) &&
+           r->order.watermark != r->acked;
+}
+
+void pt_rx_ack_sent(struct pt_rx *r, uint64_t number)
+{
+    r->acked = number;
+    r->since_bytes = 0;
+    r->since_count = 0;
+}

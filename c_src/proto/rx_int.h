@@ -1,0 +1,16 @@
+/* Between rx.c (session: order, transfers) and rx_lane.c (bytes of one lane). */
+#ifndef PT_PROTO_RX_INT_H
+#define PT_PROTO_RX_INT_H
+
+#include "proto/rx.h"
+#include "proto/transfer.h"
+
+/* A whole packet: delivered now or held. References: takes its own. */
+int pt_rx_packet(struct pt_rx *r, const struct pt_frame *f, void *bin, const uint8_t *p, size_t len);
+/* Finds or makes the transfer of a chunk and claims its bytes. */
+int pt_rx_transfer(struct pt_rx *r, const struct pt_frame *f, struct pt_transfer **out);
+/* The claimed chunk arrived whole; t may be gone afterwards. */
+int pt_rx_chunk_arrived(struct pt_rx *r, struct pt_transfer *t, size_t len);
+int pt_rx_drop(struct pt_rx *r, uint64_t id);
+
+#endif

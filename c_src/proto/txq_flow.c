@@ -1,0 +1,102 @@
+#include "proto/txq_int.h"
+
+#include <errno.h>
+
+struct pt_flow *pt_flow_get(struct pt_txq *q, uint64_t key)
+{
+    if (q->hot && q->hot->key == key)
+        return q->hot;
+    struct pt_flow *f = pt_hmap_get(&q->flows, key);
+    if (!f) {
+        f = q->spare;
+        if (f)
+            q->spare = f->next_spare;
+        else if (!(f = pt_alloc(sizeof *f)))
+            return NULL;
+        *f = (struct pt_flow){.key = key};
+        pt_list_init(&f->link);
+        pt_list_init(&f->queue);
+        if (pt_hmap_put(&q->flows, key, f)) {
+            pt_free(f);
+            return NULL;
+        }
+    }
+    q->hot = f;
+    return f;
+}
+
+void pt_flow_maybe_free(struct pt_txq *q, struct pt_flow *f)
+{
+    if (f->unacked || f->state != PT_FLOW_IDLE)
+        return;
+    pt_hmap_del(&q->flows, f->key);
+    if (q->hot == f)
+        q->hot = NULL;
+    f->next_spare = q->spare;
+    q->spare = f;
+}
+
+void pt_flow_free_all(struct pt_txq *q)
+{
+    size_t pos = 0;
+    for (struct pt_flow *f; (f = pt_hmap_next(&q->flows, &pos));)
+        pt_free(f);
+    pt_hmap_free(&q->flows);
+    for (struct pt_flow *f = q->spare, *next; f; f = next) {
+        next = f->next_spare;
+        pt_free(f);
+    }
+    q->spare = q->hot = NULL;
+}
+
+int pt_unacked_reserve(struct pt_txq *q)
+{
+    uint64_t used = q->next_number - 1 - q->acked;
+    size_t cap = q->ring ? q->ring_mask + 1 : 0;
+    if (used < cap)
+        return 0;
+    size_t bigger = cap ? cap * 2 : 256;
+    struct pt_unacked *ring = pt_alloc(bigger * sizeof *ring);
+    if (!ring)
+        return -ENOMEM;
+    for (uint64_t n = q->acked + 1; n < q->next_number; n++)
+        ring[n & (bigger - 1)] = q->ring[n & q->ring_mask];
+    pt_free(q->ring);
+    q->ring = ring;
+    q->ring_mask = bigger - 1;
+    return 0;
+}
+
+void pt_unacked_add(struct pt_txq *q, struct pt_flow *f, size_t speculative)
+{
+    q->ring[q->next_number & q->ring_mask] = (struct pt_unacked){f, speculative};
+    q->speculative += speculative;
+    if (f)
+        f->unacked++;
+    q->next_number++;
+}
+
+int pt_txq_ack(struct pt_txq *q, uint64_t number)
+{
+    if (number >= q->next_number)
+        return PT_E_BAD_NUMBER;
+    if (number <= q->acked) /* acknowledgements on different lanes may overtake each other */
+        return 0;
+    while (q->acked < number) {
+        struct pt_unacked *u = &q->ring[++q->acked & q->ring_mask];
+        q->speculative -= u->speculative;
+        if (u->flow) {
+            u->flow->unacked--;
+            pt_flow_maybe_free(q, u->flow);
+        }
+    }
+    while (!pt_list_empty(&q->blocked)) {
+        struct pt_msg *m = PT_CONTAINER_OF(pt_list_pop(&q->blocked), struct pt_msg, pick);
+        pt_txq_enlist(q, m);
+    }
+    return 0;
+}
+
+size_t pt_txq_flows(const struct pt_txq *q) { return q->flows.count; }
+
+uint64_t pt_txq_unacked(const struct pt_txq *q) { return q->next_number - 1 - q->acked; }
