@@ -1,0 +1,169 @@
+%% The one process of the carrier that lives as long as the VM: it holds the shared object, and the
+%% table in which a lane that knocks finds its session.
+%%
+%% Started on demand, under no supervisor: net_kernel needs it before any application but kernel
+%% runs, and it must outlive net_kernel, whose restart must not unload the driver. If it dies, the
+%% next start_carrier/0 makes a new one, and sessions enter themselves again (their process monitors
+%% it, see partisan_dist_lanes).
+-module(partisan_dist_reg).
+
+-behaviour(gen_server).
+
+-export([start_carrier/0]).
+-export([enter/1, lookup/1]).
+-export([count/1, counters/0, log_limited/4]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
+
+-include_lib("kernel/include/logger.hrl").
+
+-define(TABLE, ?MODULE).
+-define(CARRIER, {?MODULE, carrier}).
+-define(LOG_INTERVAL, 10000). % ms between two lines of one kind
+
+-type counter() :: accepted | nodes | lanes | silent | garbage | evicted | refused_lanes |
+                   accept_errors.
+-export_type([counter/0]).
+
+%% Reads the options, loads the shared object and starts its loop thread: once per VM. Any process
+%% of the carrier may call it at any time; afterwards the other functions here may be called.
+-spec start_carrier() -> ok | {error, Line :: string()}.
+start_carrier() ->
+    case persistent_term:get(?CARRIER, undefined) =:= started
+        andalso whereis(?MODULE) =/= undefined of
+        true ->
+            ok;
+        false ->
+            case gen_server:start({local, ?MODULE}, ?MODULE, [], []) of
+                {ok, _} -> ok;
+                {error, {already_started, _}} -> ok
+            end,
+            gen_server:call(?MODULE, start_carrier, infinity)
+    end.
+
+%% ------------------------------------------------------------------------------------------------
+%% Sessions
+
+%% Enters the caller as the lanes process of a session; it goes out with the caller. The reference
+%% is that of a monitor of the registry: on its 'DOWN' the caller enters itself again.
+-spec enter(SessionId :: binary()) -> reference().
+enter(SessionId) ->
+    _ = start_carrier(),
+    Ref = erlang:monitor(process, ?MODULE),
+    gen_server:cast(?MODULE, {enter, SessionId, self()}),
+    _ = insert({{session, SessionId}, self()}),
+    Ref.
+
+-spec lookup(SessionId :: binary()) -> {ok, pid()} | error.
+lookup(SessionId) ->
+    try ets:lookup(?TABLE, {session, SessionId}) of
+        [{_, Pid}] -> {ok, Pid};
+        [] -> error
+    catch
+        error:badarg -> error
+    end.
+
+%% ------------------------------------------------------------------------------------------------
+%% Counters and log lines of the listening side
+
+-spec count(counter()) -> ok.
+count(Name) ->
+    try
+        _ = ets:update_counter(?TABLE, {counter, Name}, 1, {{counter, Name}, 0}),
+        ok
+    catch
+        error:badarg -> ok
+    end.
+
+-spec counters() -> #{counter() => pos_integer()}.
+counters() ->
+    try maps:from_list([{Name, N} || [Name, N] <- ets:match(?TABLE, {{counter, '$1'}, '$2'})])
+    catch error:badarg -> #{}
+    end.
+
+%% Logs one line of its Kind in ten seconds, and says how many were left out. Anybody may knock at
+%% the port; nobody may fill the log.
+-spec log_limited(Kind :: atom(), logger:level(), io:format(), [term()]) -> ok.
+log_limited(Kind, Level, Format, Args) ->
+    Now = erlang:monotonic_time(millisecond),
+    Key = {log, Kind},
+    try ets:lookup(?TABLE, Key) of
+        [{_, Last, _}] when Now - Last < ?LOG_INTERVAL ->
+            _ = ets:update_counter(?TABLE, Key, {3, 1}),
+            ok;
+        [{_, _, 0}] ->
+            _ = insert({Key, Now, 0}),
+            ?LOG(Level, Format, Args);
+        [{_, _, Suppressed}] ->
+            _ = insert({Key, Now, 0}),
+            ?LOG(Level, Format ++ " (and ~b like this since the last line)", Args ++ [Suppressed]);
+        [] ->
+            _ = insert({Key, Now, 0}),
+            ?LOG(Level, Format, Args)
+    catch
+        error:badarg -> ?LOG(Level, Format, Args)
+    end,
+    ok.
+
+insert(Row) ->
+    try ets:insert(?TABLE, Row)
+    catch error:badarg -> false
+    end.
+
+%% ------------------------------------------------------------------------------------------------
+%% The process. State: monitor of each lanes process => its session.
+
+init([]) ->
+    ?TABLE = ets:new(?TABLE, [named_table, public, {read_concurrency, true}]),
+    {ok, #{}}.
+
+handle_call(start_carrier, _From, State) ->
+    Answer = start(),
+    case Answer of
+        ok -> persistent_term:put(?CARRIER, started);
+        {error, _} -> persistent_term:erase(?CARRIER)
+    end,
+    {reply, Answer, State}.
+
+handle_cast({enter, SessionId, Pid}, State) ->
+    {noreply, State#{erlang:monitor(process, Pid) => SessionId}}.
+
+handle_info({'DOWN', Ref, process, _Pid, _Reason}, State) when is_map_key(Ref, State) ->
+    {SessionId, Rest} = maps:take(Ref, State),
+    true = ets:delete(?TABLE, {session, SessionId}),
+    {noreply, Rest};
+handle_info(_Message, State) ->
+    {noreply, State}.
+
+start() ->
+    maybe_all([fun partisan_dist_conf:load/0,
+               fun(Conf) ->
+                       case partisan_drv:load() of
+                           ok -> {ok, Conf};
+                           {error, _} = Error -> Error
+                       end
+               end,
+               fun start_loop/1]).
+
+maybe_all([First | Rest]) ->
+    lists:foldl(fun(Step, {ok, Value}) -> Step(Value);
+                   (_Step, Other) -> Other
+                end, First(), Rest).
+
+start_loop(Loaded) ->
+    Ram = maps:get(ram, partisan_nif:info(), 2 bsl 30),
+    Conf = partisan_dist_conf:complete(Loaded, Ram, net_ticktime()),
+    case partisan_nif:start(maps:with([backend, notsent_lowat, user_timeout, flush_timeout,
+                                       congestion], Conf)) of
+        {ok, Reason} ->
+            ?LOG_INFO("partisan: ~ts", [Reason]),
+            ok;
+        {error, Words} ->
+            {error, lists:flatten(["partisan: ", Words])}
+    end.
+
+%% Not net_kernel:get_net_ticktime/0: net_kernel may be the process that waits for us.
+net_ticktime() ->
+    case application:get_env(kernel, net_ticktime) of
+        {ok, Seconds} when is_integer(Seconds), Seconds > 0 -> Seconds;
+        _ -> 60
+    end.
