@@ -1,0 +1,149 @@
+%% What people read: the environment block, a line a cell, the table. Pure: returns iolists.
+-module(pt_bench_report).
+-export([environment/1, progress/3, table/3, summaries/3]).
+
+%% Other processes using more CPU than this (in CPUs) during a cell make it doubtful.
+-define(LOUD, 0.1).
+
+-spec environment(map()) -> iolist().
+environment(Env) ->
+    Width = lists:max([length(atom_to_list(K)) || K <- maps:keys(Env)]),
+    [io_lib:format("~-*s  ~ts~n", [Width, K, show(V)]) || {K, V} <- lists:sort(maps:to_list(Env))].
+
+show(V) when is_binary(V) -> V;
+show([]) -> "none";
+show([B | _] = V) when is_binary(B) -> lists:join(", ", V);
+show(V) -> io_lib:format("~0tp", [V]).
+
+%% The line of one finished cell.
+-spec progress({pos_integer(), pos_integer()}, map(), [pt_bench_cases:metric()]) -> iolist().
+progress({I, N}, #{round := Round, 'case' := Case, carrier := Label} = Sample, Show) ->
+    What =
+        case Sample of
+            #{ok := false, why := Why} ->
+                ["FAILED: ", Why];
+            #{metrics := M, external := X} ->
+                [
+                    lists:join("  ", [
+                        [value(K, maps:get(K, M)), $\s, unit(K)] || K <- Show, is_map_key(K, M)
+                    ]),
+                    case X > ?LOUD of
+                        true -> io_lib:format("  (others used ~.1f CPUs)", [X]);
+                        false -> ""
+                    end
+                ]
+        end,
+    io_lib:format("[~*b/~b] round ~b  ~-12s ~-18s ~ts~n",
+        [length(integer_to_list(N)), I, N, Round, Case, Label, What]).
+
+%% One map a case, figure and carrier, with the paired ratios to the first carrier.
+-spec summaries(['pt_bench_cases':'case'()], [string()], [map()]) -> [map()].
+summaries(Cases, [Base | _] = Labels, Samples) ->
+    [
+        begin
+            Values = values(Name, Label, Metric, Samples),
+            Ratios = pt_bench_stat:paired(values(Name, Base, Metric, Samples), Values),
+            #{
+                'case' => Name, metric => Metric, carrier => Label,
+                value => pt_bench_stat:summary([V || {_, V} <- Values]),
+                ratio => case Label of Base -> none; _ -> pt_bench_stat:summary(Ratios) end,
+                failed => length(failed(Name, Label, Samples)),
+                external_max => external(Name, Samples)
+            }
+        end
+     || #{name := Name, show := Show} <- Cases, Metric <- Show, Label <- Labels
+    ].
+
+values(Name, Label, Metric, Samples) ->
+    [
+        {Round, maps:get(Metric, M)}
+     || #{'case' := C, carrier := L, ok := true, round := Round, metrics := M} <- Samples,
+        C =:= Name, L =:= Label, is_map_key(Metric, M)
+    ].
+
+failed(Name, Label, Samples) ->
+    [S || #{'case' := C, carrier := L, ok := false} = S <- Samples, C =:= Name, L =:= Label].
+
+external(Name, Samples) ->
+    lists:max([0.0 | [X || #{'case' := C, external := X} <- Samples, C =:= Name]]).
+
+-spec table(['pt_bench_cases':'case'()], [string()], [map()]) -> iolist().
+table(Cases, [Base | Others] = Labels, Summaries) ->
+    Head = [
+        io_lib:format("~n~-13s ~-9s ~-22s", ["case", "figure", Base]),
+        [io_lib:format(" ~-22s ~-18s", [L, "ratio"]) || L <- Others],
+        "\n"
+    ],
+    Rows = [
+        [row(case Metric of First -> Name; _ -> "" end, Name, Metric, Labels, Summaries), "\n"]
+     || #{name := Name, show := [First | _] = Show} <- Cases, Metric <- Show
+    ],
+    [
+        Head, Rows,
+        "\nMedian (least..most) of the rounds. The ratio is to ", Base,
+        " in the same round, its median over\nthe rounds; for k/s and MB/s more is better, for the "
+        "others less. ~ marks a ratio whose rounds\nlie more than a quarter apart: noise, not a "
+        "result.\n",
+        loud([
+            {Name, X}
+         || #{name := Name, show := [M | _]} <- Cases,
+            #{'case' := C, metric := Mm, carrier := L, external_max := X} <- Summaries,
+            C =:= Name, Mm =:= M, L =:= Base, X > ?LOUD
+        ])
+    ].
+
+loud([]) ->
+    "No other load disturbed the run.\n";
+loud(Cases) ->
+    [
+        "Other processes ran meanwhile; doubtful (CPUs they used at most): ",
+        lists:join(", ", [io_lib:format("~s ~.1f", [Name, X]) || {Name, X} <- Cases]),
+        "\n"
+    ].
+
+row(Shown, Name, Metric, Labels, Summaries) ->
+    [
+        io_lib:format("~-13s ~-9s", [Shown, unit(Metric)])
+        | [
+            [
+                $\s, pad(22, spread(Metric, Value, Failed)),
+                case L =:= hd(Labels) of
+                    true -> "";
+                    false -> [$\s, pad(18, ratio(Ratio))]
+                end
+            ]
+         || L <- Labels,
+            #{'case' := C, metric := M, carrier := Lb} = Summary <- Summaries,
+            C =:= Name, M =:= Metric, Lb =:= L,
+            #{value := Value, ratio := Ratio, failed := Failed} <- [Summary]
+        ]
+    ].
+
+spread(_Metric, _Value, Failed) when Failed > 0 -> "FAILED";
+spread(_Metric, none, _Failed) -> "-";
+spread(Metric, #{median := M, min := Min, max := Max}, _Failed) ->
+    [value(Metric, M), " (", value(Metric, Min), "..", value(Metric, Max), ")"].
+
+ratio(none) -> "-";
+ratio(#{median := M, min := Min, max := Max}) ->
+    Mark = case Max - Min > 0.25 * M of true -> "~"; false -> "" end,
+    [Mark, num(M), " (", num(Min), "..", num(Max), ")"].
+
+value(rate, V) -> num(V / 1000);
+value(_Metric, V) -> num(V).
+
+unit(rate) -> "k/s";
+unit(mb_s) -> "MB/s";
+unit(p50_us) -> "p50 us";
+unit(p99_us) -> "p99 us";
+unit(p999_us) -> "p99.9 us";
+unit(cpu_s_per_m) -> "CPU s/M";
+unit(cpu_s_per_gb) -> "CPU s/GB";
+unit(rss_mb) -> "RSS MB".
+
+num(V) when V >= 99.95 -> io_lib:format("~b", [round(V)]);
+num(V) when V >= 9.995 -> io_lib:format("~.1f", [V * 1.0]);
+num(V) when V >= 0.0995; V == 0 -> io_lib:format("~.2f", [V * 1.0]);
+num(V) -> io_lib:format("~.4f", [V * 1.0]).
+
+pad(Width, Text) -> string:pad(lists:flatten(Text), Width).
