@@ -43,8 +43,8 @@ load() ->
                     cannot_load(Dir, erl_ddll:format_error(Error))
             end;
         {error, Dirs} ->
-            {error, lists:flatten(["partisan: ", ?NAME, ".so is neither in ",
-                                   lists:join(" nor in ", Dirs),
+            {error, lists:flatten(["partisan: ", ?NAME, ".so is missing; looked in ",
+                                   lists:join(" and ", Dirs),
                                    ": build it with make, or install priv/ beside ebin/"])}
     end.
 
