@@ -198,7 +198,7 @@ measure(#{options := Options}, Round, #{name := Name} = Case, Label, Pair) ->
                 false -> Done#{ok => false, why => lists:flatten(pt_bench_proof:words(Proof))}
             end;
         {stalled, Words} ->
-            failed(Sample, "messages lost: " ++ Words);
+            failed(Sample, "not delivered: " ++ Words);
         {error, Words} ->
             failed(Sample, Words)
     end.

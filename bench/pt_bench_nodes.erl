@@ -128,11 +128,13 @@ controller(Peer, Node) ->
 
 %% What the carrier says about itself, for the record; an empty map if it says nothing.
 -spec describe(pair()) -> map().
-describe(#{carrier := #{proto := "partisan" ++ _}, peers := [P1, _]}) ->
-    try peer:call(P1, partisan_dist, info, []) of
-        Info when is_map(Info) ->
-            maps:with([backend, backend_reason, reason, lanes, version], Info);
-        _ -> #{}
+describe(#{carrier := #{proto := "partisan" ++ _}, peers := [P1, _], nodes := [_, N2]}) ->
+    try
+        Node = peer:call(P1, partisan_dist, info, []),
+        #{
+            node => maps:without([sessions, listener], Node),
+            session => peer:call(P1, partisan_dist, info, [N2])
+        }
     catch
         _:_ -> #{}
     end;

@@ -67,6 +67,6 @@ help() ->
     "  --list            name the cases and stop\n"
     "  --help            this text\n"
     "\n"
-    "ERL_AFLAGS, ERL_FLAGS and ERL_ZFLAGS are ignored. Exit status: 0 all delivered; 1 a message\n"
-    "was lost, doubled, reordered or corrupt, or a cell stalled; 2 wrong option; 3 nodes did not\n"
-    "start.\n".
+    "ERL_AFLAGS, ERL_FLAGS, ERL_ZFLAGS and PARTISAN_BACKEND are ignored. Exit status: 0 all\n"
+    "delivered; 1 a message was lost, doubled, reordered or corrupt, or a cell stalled; 2 wrong\n"
+    "option; 3 nodes did not start.\n".
