@@ -16,6 +16,10 @@ main() ->
                     0;
                 self_test ->
                     out("bench: ~b self-tests passed~n", [pt_bench_test:run()]),
+                    [
+                        out("checking a message of ~b B costs ~b ns~n", [Size, round(Ns)])
+                     || {Size, Ns} <- pt_bench_test:check_cost()
+                    ],
                     0;
                 {error, Words} ->
                     throw({usage, Words});

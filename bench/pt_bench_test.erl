@@ -1,7 +1,7 @@
 %% Tests of what the figures and the verdicts rest on: `bench/run --self-test'. Statistics,
 %% histogram, proof of delivery, payload checks, and a partner process fed with each kind of fault.
 -module(pt_bench_test).
--export([run/0]).
+-export([run/0, check_cost/0]).
 
 -define(TESTS, [
     fun median/0, fun paired/0, fun histogram_bounds/0, fun histogram_quantiles/0,
@@ -13,6 +13,39 @@
 run() ->
     [ok = Test() || Test <- ?TESTS],
     length(?TESTS).
+
+%% What checking one message costs its receiver, in ns, by payload size: the best of some runs.
+-spec check_cost() -> [{Size :: pos_integer(), Ns :: float()}].
+check_cost() ->
+    Costs = [{Size, check_cost(Size, N, Keys)} || {Size, N, Keys} <- [
+        {64, 20000, 64}, {1024, 20000, 64}, {1 bsl 20, 64, 64}, {8 bsl 20, 16, 16}
+    ]],
+    ok = pt_bench_payload:forget(),
+    Costs.
+
+check_cost(Size, N, Keys) ->
+    ok = pt_bench_payload:prepare(Size, with_pool, 1),
+    Set = pt_bench_payload:set(Size),
+    %% Copies: a comparison of a binary with itself would cost nothing.
+    Messages = list_to_tuple([
+        {Seq, Crc, binary:copy(Bin)}
+     || Seq <- lists:seq(1, Keys), {Crc, Bin} <- [pt_bench_payload:get(1, Seq, Set)]
+    ]),
+    Run = fun() -> check(N, Keys, Messages, Set, pt_bench_proof:new()) end,
+    lists:min([timed(Run) || _ <- lists:seq(1, 9)]) / N.
+
+timed(Fun) ->
+    T0 = erlang:monotonic_time(),
+    _ = Fun(),
+    erlang:convert_time_unit(erlang:monotonic_time() - T0, native, nanosecond).
+
+check(0, _Keys, _Messages, _Set, Proof) ->
+    Proof;
+check(N, Keys, Messages, Set, Proof) ->
+    {Seq, Crc, Bin} = element(N rem Keys + 1, Messages),
+    true = pt_bench_payload:intact(1, Seq, Crc, Bin, 16, Set),
+    Next = pt_bench_proof:received(Proof) + 1,
+    check(N - 1, Keys, Messages, Set, pt_bench_proof:seen(Next, true, Proof)).
 
 median() ->
     3 = pt_bench_stat:median([5, 1, 3]),
