@@ -101,6 +101,7 @@ accept_loop(#{driver := Driver, listen := Listen} = State0) ->
     State = reap(State0),
     case Driver:accept(Listen, ?ACCEPT_INTERVAL) of
         {ok, Socket} ->
+            _ = partisan_dist_reg:start_carrier(), % comes back if somebody killed it
             partisan_dist_reg:count(accepted),
             ?MODULE:accept_loop(admit(Socket, reap(State)));
         {error, timeout} ->

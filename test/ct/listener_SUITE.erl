@@ -1,0 +1,272 @@
+%% What knocks at the listening port: nodes, lanes, garbage, silence, too much of it.
+-module(listener_SUITE).
+
+-include_lib("common_test/include/ct.hrl").
+-include_lib("stdlib/include/assert.hrl").
+
+-export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([garbage_is_closed_and_counted/1, silence_ends_with_the_setup_time/1,
+         half_open_connections_are_bounded/1, doors_do_not_leak/1, lane_of_no_session/1,
+         lane_attach_garbage/1, out_of_descriptors/1, code_upgrade_of_the_acceptor/1,
+         registry_comes_back/1, strange_hello/1, plain_peers_refused/1]).
+
+suite() ->
+    [{timetrap, {seconds, 90}}].
+
+all() ->
+    [garbage_is_closed_and_counted, silence_ends_with_the_setup_time,
+     half_open_connections_are_bounded, doors_do_not_leak, lane_of_no_session, lane_attach_garbage,
+     out_of_descriptors, code_upgrade_of_the_acceptor, registry_comes_back, strange_hello,
+     plain_peers_refused].
+
+init_per_testcase(_Case, Config) -> Config.
+end_per_testcase(_Case, _Config) -> ok.
+
+%% ------------------------------------------------------------------------------------------------
+
+%% Nothing that is no distribution packet gets an answer, waits for the timeout, or is logged more
+%% than once in a while.
+garbage_is_closed_and_counted(_Config) ->
+    P = start([]),
+    Garbage = [<<"GET / HTTP/1.1\r\n\r\n">>, <<22, 3, 1, 0, 200, 1>>, <<0, 0>>, <<0, 1, "x">>,
+               <<16#10, 16#01>>, <<255, 255>>, <<0, 5, "hello">>, <<0, 4, "Ptsm">>],
+    lists:foreach(fun(Bytes) ->
+                          {ok, S} = connect(P),
+                          ok = gen_tcp:send(S, Bytes),
+                          ?assertMatch({error, _}, gen_tcp:recv(S, 0, 5000), Bytes),
+                          ?assertNotEqual({error, timeout}, gen_tcp:recv(S, 0, 0))
+                  end, Garbage),
+    N = length(Garbage),
+    ?assert(pt_peer:wait(fun() -> counter(P, garbage) =:= N end)),
+    ?assertMatch([{notice, _}], logs(P, "closed a connection from 127.0.0.1")),
+    is_well(P),
+    pt_peer:stop(P).
+
+%% Three connections that say nothing, one byte, half a packet: each is closed once the setup time is
+%% over and not before.
+silence_ends_with_the_setup_time(_Config) ->
+    P = start(["-kernel", "net_setuptime", "2"]),
+    Start = erlang:monotonic_time(millisecond),
+    Sockets = [begin
+                   {ok, S} = connect(P),
+                   ok = gen_tcp:send(S, Bytes),
+                   S
+               end || Bytes <- [<<>>, <<0>>, <<0, 30, "N">>]],
+    [?assertMatch({error, closed}, gen_tcp:recv(S, 0, 10000)) || S <- Sockets],
+    ?assert(erlang:monotonic_time(millisecond) - Start >= 1900),
+    ?assert(pt_peer:wait(fun() -> counter(P, silent) =:= 3 end)),
+    ?assertEqual([], logs(P, "partisan: closed")),
+    is_well(P),
+    pt_peer:stop(P).
+
+%% Idle connections beyond the bound push out the oldest idle one; a peer still gets in.
+half_open_connections_are_bounded(_Config) ->
+    Max = 8,
+    P = start(["-partisan", "max_half_open", integer_to_list(Max), "-kernel", "net_setuptime", "60"]),
+    First = [begin {ok, S} = connect(P), S end || _ <- lists:seq(1, Max)],
+    ?assert(pt_peer:wait(fun() -> counter(P, accepted) >= Max end)),
+    ?assertEqual(0, counter(P, evicted)),
+    More = [begin {ok, S} = connect(P), S end || _ <- lists:seq(1, 3)],
+    [?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000)) || S <- lists:sublist(First, 3)],
+    [?assertEqual({error, timeout}, gen_tcp:recv(S, 0, 50)) || S <- lists:nthtail(3, First) ++ More],
+    ?assertEqual(3, counter(P, evicted)),
+    is_well(P),
+    ?assertMatch([{warning, _}], logs(P, "half-open")),
+    pt_peer:stop(P).
+
+%% After many connections of all kinds the node has the processes, ports and descriptors it had.
+doors_do_not_leak(_Config) ->
+    P = start(["-kernel", "net_setuptime", "1"]),
+    is_well(P),
+    Before = resources(P),
+    lists:foreach(fun(I) ->
+                          {ok, S} = connect(P),
+                          _ = gen_tcp:send(S, element(I rem 4 + 1, {<<"garbage">>, <<0, 9, "N">>,
+                                                                    attach(<<I:128>>), <<>>})),
+                          I rem 3 =:= 0 orelse gen_tcp:close(S)
+                  end, lists:seq(1, 100)),
+    ?assert(pt_peer:wait(fun() -> counter(P, accepted) >= 100 end)),
+    ?assert(pt_peer:wait(fun() -> resources(P) =< Before end)),
+    is_well(P),
+    pt_peer:stop(P).
+
+%% A lane whose session is unknown is closed at once: no key, no answer.
+lane_of_no_session(_Config) ->
+    P = start([]),
+    {ok, S} = connect(P),
+    ok = gen_tcp:send(S, attach(crypto:strong_rand_bytes(16))),
+    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000)),
+    ?assert(pt_peer:wait(fun() -> counter(P, refused_lanes) =:= 1 end)),
+    ?assertMatch([{notice, _}], logs(P, "refused a lane")),
+    is_well(P),
+    pt_peer:stop(P).
+
+lane_attach_garbage(_Config) ->
+    P = start([]),
+    Requests = [<<"Ptsn">>, <<"Ptsn", 1>>, <<"Ptsn", 2, 0:128, 1, 0:128>>,
+                <<"Ptsn", 1, 0:128, 1, 0:128, "more">>],
+    lists:foreach(fun(Body) ->
+                          {ok, S} = connect(P),
+                          ok = gen_tcp:send(S, [<<(byte_size(Body)):16>>, Body]),
+                          ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000), Body)
+                  end, Requests),
+    N = length(Requests),
+    ?assert(pt_peer:wait(fun() -> counter(P, refused_lanes) =:= N end)),
+    is_well(P),
+    pt_peer:stop(P).
+
+%% No descriptor left: the acceptor says so once, does not spin, and goes on when there are some.
+out_of_descriptors(_Config) ->
+    P = start([]),
+    is_well(P),
+    Used = pt_peer:fds(P),
+    Limit = fun(N) ->
+                    [] = os:cmd("prlimit --nofile=" ++ integer_to_list(N) ++ ": --pid "
+                                ++ pt_peer:os_pid(P))
+            end,
+    Limit(Used),
+    {ok, S} = connect(P), % the kernel takes it into the backlog
+    ?assert(pt_peer:wait(fun() -> counter(P, accept_errors) >= 2 end)),
+    ?assert(counter(P, accept_errors) < 100),
+    Limit(Used + 100),
+    ok = gen_tcp:send(S, <<"GET / HTTP">>),
+    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000)),
+    ?assertMatch([{warning, _}], logs(P, "cannot accept")),
+    is_well(P),
+    pt_peer:stop(P).
+
+%% The carrier's modules are loaded twice (which kills what still runs the code of before); the
+%% acceptor, and a connection that is up, stay.
+code_upgrade_of_the_acceptor(_Config) ->
+    A = start([]),
+    B = start([]),
+    pt_peer:connect(A, B),
+    Owner = owner(A, pt_peer:node(B)),
+    Modules = [partisan_dist, partisan_dist_listen, partisan_dist_hs, partisan_dist_conn,
+               partisan_dist_lanes, partisan_dist_reg, partisan_dist_addr, partisan_dist_conf,
+               partisan_dist_hello, partisan_drv, partisan_nif],
+    Upgrade = fun() ->
+                      pt_peer:eval(A, fun() ->
+                          [begin
+                               true = pt_peer:wait(fun() -> code:soft_purge(M) end, 15000),
+                               {module, M} = code:load_file(M)
+                           end || M <- Modules],
+                          ok
+                      end)
+              end,
+    ok = Upgrade(),
+    ok = Upgrade(),
+    is_well(A),
+    ?assertEqual(Owner, owner(A, pt_peer:node(B))),
+    ?assertEqual(pong, pt_peer:call(A, erpc, call, [pt_peer:node(B), net_adm, ping,
+                                                    [pt_peer:node(A)]])),
+    ?assertEqual(ok, pt_peer:call(A, net_kernel, setopts, [pt_peer:node(B), [{nodelay, true}]])),
+    pt_peer:disconnect(A, B),
+    pt_peer:connect(A, B),
+    pt_peer:stop(A),
+    pt_peer:stop(B).
+
+%% The process that everything else leans on is killed: connections stay, new ones come.
+registry_comes_back(_Config) ->
+    A = start([]),
+    B = start([]),
+    pt_peer:connect(A, B),
+    Owner = owner(A, pt_peer:node(B)),
+    true = pt_peer:eval(A, fun() -> exit(whereis(partisan_dist_reg), kill) end),
+    is_well(A),
+    ?assertEqual(Owner, owner(A, pt_peer:node(B))),
+    pt_peer:disconnect(A, B),
+    pt_peer:connect(B, A),
+    ?assert(pt_peer:wait(fun() -> pt_peer:call(A, erlang, whereis, [partisan_dist_reg])
+                                      =/= undefined end)),
+    pt_peer:stop(A),
+    pt_peer:stop(B).
+
+%% A hello that cannot be read makes its sender a plain peer, said in one line; so does one of a
+%% version that we do not speak. The challenge then holds no hello.
+strange_hello(_Config) ->
+    P = start([]),
+    Nonce = crypto:strong_rand_bytes(16),
+    Body = <<2, 1:16, 4, 3, 16:16, Nonce/binary>>,
+    Good = fun(Version, Oldest) -> <<"ptsn", Version, Oldest, (byte_size(Body)):16, Body/binary>> end,
+    ?assertMatch({ok, _}, challenge_hello(P, Good(1, 1))),
+    ?assertMatch({ok, _}, challenge_hello(P, Good(200, 1))),
+    ?assertEqual(none, challenge_hello(P, <<>>)),
+    ?assertEqual([], logs(P, "plain peer")),
+    ?assertEqual(none, challenge_hello(P, Good(200, 150))),
+    ?assertEqual(none, challenge_hello(P, <<"ptsn", 1, 1, 9:16>>)),
+    ?assertEqual(2, length(logs(P, "plain peer"))),
+    is_well(P),
+    pt_peer:stop(P).
+
+%% Option plain_peers refuse: a stock node is told so by the protocol's own means, both ways.
+plain_peers_refused(_Config) ->
+    P = start(["-partisan", "plain_peers", "refuse"]),
+    Plain = pt_peer:start(plain, #{carrier => "inet_tcp"}),
+    ?assertEqual(false, pt_peer:call(Plain, net_kernel, connect_node, [pt_peer:node(P)])),
+    ?assertEqual(false, pt_peer:call(P, net_kernel, connect_node, [pt_peer:node(Plain)])),
+    ?assertMatch([_, _ | _], logs(P, "plain_peers")),
+    is_well(P),
+    pt_peer:stop(Plain),
+    pt_peer:stop(P).
+
+%% ------------------------------------------------------------------------------------------------
+
+start(Args) ->
+    P = pt_peer:start(listener, #{carrier => "partisan", args => Args}),
+    pt_peer:log_start(P),
+    P.
+
+%% The node is reachable for a peer, over the carrier.
+is_well(P) ->
+    Peer = pt_peer:start(visitor, #{carrier => "partisan"}),
+    pt_peer:connect(Peer, P),
+    ?assert(pt_peer:eval(Peer, fun() ->
+                                   pt_peer:is_partisan_port(pt_peer:dist_port(hd(nodes())))
+                               end)),
+    pt_peer:stop(Peer),
+    ?assert(pt_peer:wait(fun() -> not lists:member(pt_peer:node(Peer),
+                                                   pt_peer:call(P, erlang, nodes, [])) end)).
+
+connect(P) ->
+    gen_tcp:connect({127, 0, 0, 1}, listen_port(P), [binary, {active, false}]).
+
+listen_port(P) ->
+    [Name, _] = string:split(atom_to_list(pt_peer:node(P)), "@"),
+    {port, Port, _} = erl_epmd:port_please(Name, {127, 0, 0, 1}),
+    Port.
+
+counter(P, Name) ->
+    maps:get(Name, pt_peer:call(P, partisan_dist_reg, counters, []), 0).
+
+logs(P, Part) ->
+    [Line || {_, Text} = Line <- pt_peer:logged(P), string:find(Text, Part) =/= nomatch].
+
+resources(P) ->
+    {pt_peer:call(P, erlang, system_info, [process_count]),
+     pt_peer:call(P, erlang, system_info, [port_count]),
+     pt_peer:fds(P)}.
+
+owner(P, Node) ->
+    {ok, Info} = pt_peer:call(P, net_kernel, node_info, [Node]),
+    proplists:get_value(owner, Info).
+
+attach(SessionId) ->
+    Body = <<"Ptsn", 1, SessionId/binary, 1, 0:128>>,
+    <<(byte_size(Body)):16, Body/binary>>.
+
+%% As a connector: send_name with the given bytes behind the name; what stands in the challenge.
+challenge_hello(P, Behind) ->
+    {ok, S} = connect(P),
+    Flags = pt_peer:eval(P, fun() -> element(2, erts_internal:get_dflags()) end),
+    Name = "hello_" ++ integer_to_list(erlang:unique_integer([positive])) ++ "@127.0.0.1",
+    SendName = [<<$N, Flags:64, 1:32, (length(Name)):16>>, Name, Behind],
+    ok = gen_tcp:send(S, [<<(iolist_size(SendName)):16>>, SendName]),
+    {ok, <<"sok">>} = packet(S),
+    {ok, Challenge} = packet(S),
+    gen_tcp:close(S),
+    partisan_dist_hello:find({challenge, Challenge}).
+
+packet(S) ->
+    {ok, <<Length:16>>} = gen_tcp:recv(S, 2, 5000),
+    gen_tcp:recv(S, Length, 5000).
