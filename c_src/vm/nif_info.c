@@ -1,0 +1,219 @@
+/* Inspection. The node lock keeps a listed peer alive (its stop callback unlinks it first); the
+ * session lock makes its numbers consistent. Receive-side numbers are those last published. */
+#include "vm/nif.h"
+#include "vm/peer.h"
+
+#include <string.h>
+
+enum { MAX_KEYS = 48 };
+
+struct map {
+    ErlNifEnv *env;
+    unsigned n;
+    ERL_NIF_TERM keys[MAX_KEYS], values[MAX_KEYS];
+};
+
+static void put(struct map *m, const char *key, ERL_NIF_TERM value)
+{
+    if (m->n == MAX_KEYS)
+        return;
+    m->keys[m->n] = enif_make_atom(m->env, key);
+    m->values[m->n++] = value;
+}
+
+static void put_n(struct map *m, const char *key, uint64_t value)
+{
+    put(m, key, enif_make_uint64(m->env, value));
+}
+
+static void put_b(struct map *m, const char *key, bool value)
+{
+    put(m, key, enif_make_atom(m->env, value ? "true" : "false"));
+}
+
+static void put_s(struct map *m, const char *key, const char *value)
+{
+    put(m, key, enif_make_string(m->env, value, ERL_NIF_LATIN1));
+}
+
+static ERL_NIF_TERM made(struct map *m)
+{
+    ERL_NIF_TERM out;
+    if (!enif_make_map_from_arrays(m->env, m->keys, m->values, m->n, &out))
+        return enif_make_badarg(m->env); /* a key twice: a mistake here */
+    return out;
+}
+
+static ERL_NIF_TERM node_name(ErlNifEnv *env, const struct pt_peer *p)
+{
+    ERL_NIF_TERM bin, name;
+    /* enif_make_atom takes latin1; names are UTF-8, so go through the external format:
+     * 131 119 Len Name */
+    uint8_t ext[3 + 255];
+    size_t len = strlen(p->node);
+    if (len <= 255) {
+        ext[0] = 131;
+        ext[1] = 119;
+        ext[2] = (uint8_t)len;
+        memcpy(ext + 3, p->node, len);
+        if (enif_binary_to_term(env, ext, 3 + len, &name, 0))
+            return name;
+    }
+    memcpy(enif_make_new_binary(env, len, &bin), p->node, len);
+    return bin;
+}
+
+static const char *state_name(enum pt_lane_state s)
+{
+    switch (s) {
+    case PT_LANE_NONE: return "none";
+    case PT_LANE_IDLE: return "idle";
+    case PT_LANE_SCHED: return "scheduler";
+    case PT_LANE_LOOP: return "loop";
+    case PT_LANE_DEAD: return "dead";
+    }
+    return "unknown";
+}
+
+static ERL_NIF_TERM tcp_map(ErlNifEnv *env, const struct pt_sock_info *si)
+{
+    struct map m = {.env = env};
+    put_n(&m, "rtt_us", si->rtt_us);
+    put_n(&m, "rttvar_us", si->rttvar_us);
+    put_n(&m, "cwnd", si->cwnd);
+    put_n(&m, "mss", si->mss);
+    put_n(&m, "unacked", si->unacked);
+    put_n(&m, "retransmits", si->retransmits);
+    put_n(&m, "notsent", si->notsent);
+    put_n(&m, "bytes_acked", si->bytes_acked);
+    put_n(&m, "bytes_received", si->bytes_received);
+    put_n(&m, "delivery_rate", si->delivery_rate);
+    put_n(&m, "out_queue", si->out_queue);
+    put_n(&m, "in_queue", si->in_queue);
+    return made(&m);
+}
+
+static ERL_NIF_TERM lane_map(ErlNifEnv *env, const struct pt_peer *p, const struct pt_lane *l)
+{
+    struct map m = {.env = env};
+    struct pt_sock_info si;
+    put_n(&m, "lane", l->no);
+    put(&m, "state", enif_make_atom(env, state_name(l->state)));
+    put_n(&m, "bytes_out", l->batch->sent_bytes);
+    put_n(&m, "frames_out", l->batch->frames);
+    put_n(&m, "sends", l->sends);
+    put_n(&m, "queue", l->batch->bytes);
+    put_n(&m, "bytes_in", p->seen.lane_bytes[l->no]);
+    put_n(&m, "frames_in", p->seen.lane_frames[l->no]);
+    put_n(&m, "reads", p->seen.lane_reads[l->no]);
+    put_b(&m, "paused", l->tx_paused);
+    if (!pt_sock_info(l->fd, &si)) {
+        put(&m, "tcp", tcp_map(env, &si));
+        put_s(&m, "local", si.local);
+        put_s(&m, "remote", si.remote);
+    }
+    return made(&m);
+}
+
+static ERL_NIF_TERM session_map(ErlNifEnv *env, struct pt_peer *p)
+{
+    struct map m = {.env = env};
+    ERL_NIF_TERM lanes = enif_make_list(env, 0);
+    ERL_NIF_TERM id;
+
+    memcpy(enif_make_new_binary(env, sizeof p->session_id, &id), p->session_id,
+           sizeof p->session_id);
+    put(&m, "node", node_name(env, p));
+    put(&m, "session_id", id);
+    put_n(&m, "lanes_wanted", p->lanes_wanted);
+    put_n(&m, "max_message", p->max_message);
+    pthread_mutex_lock(&p->lock);
+    for (unsigned i = PT_LANES_MAX; i-- > 0;)
+        if (p->lanes[i].batch)
+            lanes = enif_make_list_cell(env, lane_map(env, p, &p->lanes[i]), lanes);
+    put(&m, "lanes", lanes);
+    put_n(&m, "lanes_attached", p->attached);
+    put_n(&m, "queue_bytes", p->txq.bytes);
+    put_n(&m, "queue_messages", p->txq.messages);
+    put_n(&m, "queue_max", p->max_queue);
+    put_n(&m, "flows", pt_txq_flows(&p->txq));
+    put_n(&m, "unacked", pt_txq_unacked(&p->txq));
+    put_n(&m, "speculative_bytes", p->txq.speculative);
+    put_n(&m, "messages_out", p->txq.stats.numbered);
+    put_n(&m, "chunks_out", p->txq.stats.chunks);
+    put_n(&m, "fences", p->txq.stats.fences);
+    put_n(&m, "blocked", p->txq.stats.blocked);
+    put_n(&m, "bytes_out", p->sent_bytes);
+    put_n(&m, "messages_in", p->seen.delivered);
+    put_n(&m, "bytes_in", p->seen.delivered_bytes);
+    put_n(&m, "watermark", p->seen.watermark);
+    put_n(&m, "held_messages", p->seen.held_count);
+    put_n(&m, "held_bytes", p->seen.held_bytes);
+    put_n(&m, "held_bytes_peak", p->seen.held_peak);
+    put_n(&m, "transfers_in", p->seen.transfers);
+    put_n(&m, "busy_count", p->seen.busy_count);
+    put_b(&m, "busy", p->seen.busy);
+    put_b(&m, "lossy", pt_now_ns() < p->lossy_until);
+    pthread_mutex_unlock(&p->lock);
+    return made(&m);
+}
+
+ERL_NIF_TERM pt_nif_sessions(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+    ERL_NIF_TERM list = enif_make_list(env, 0);
+    (void)argc, (void)argv;
+    pthread_mutex_lock(&pt_node.lock);
+    for (struct pt_list *n = pt_node.peers.next; n != &pt_node.peers; n = n->next) {
+        struct pt_peer *p = PT_CONTAINER_OF(n, struct pt_peer, node_link);
+        list = enif_make_list_cell(env, session_map(env, p), list);
+    }
+    pthread_mutex_unlock(&pt_node.lock);
+    return list;
+}
+
+ERL_NIF_TERM pt_nif_session(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+    ERL_NIF_TERM found = enif_make_atom(env, "undefined");
+    (void)argc;
+    if (!enif_is_atom(env, argv[0]))
+        return enif_make_badarg(env);
+    pthread_mutex_lock(&pt_node.lock);
+    for (struct pt_list *n = pt_node.peers.next; n != &pt_node.peers; n = n->next) {
+        struct pt_peer *p = PT_CONTAINER_OF(n, struct pt_peer, node_link);
+        if (enif_is_identical(node_name(env, p), argv[0])) {
+            found = session_map(env, p);
+            break;
+        }
+    }
+    pthread_mutex_unlock(&pt_node.lock);
+    return found;
+}
+
+ERL_NIF_TERM pt_nif_info(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+    struct map m = {.env = env};
+    struct pt_loop_stats st = {0};
+    unsigned sessions = 0;
+    (void)argc, (void)argv;
+
+    pthread_mutex_lock(&pt_node.lock);
+    for (struct pt_list *n = pt_node.peers.next; n != &pt_node.peers; n = n->next)
+        sessions++;
+    struct pt_loop *loop = pt_node.loop;
+    put_s(&m, "backend_reason", pt_node.backend_reason);
+    pthread_mutex_unlock(&pt_node.lock);
+    put(&m, "backend", enif_make_atom(env, loop ? pt_loop_backend(loop) : "undefined"));
+    put_n(&m, "sessions", sessions);
+    put_n(&m, "sessions_total", atomic_load(&pt_node.sessions_total));
+    put_n(&m, "queue_bytes", atomic_load(&pt_node.queued));
+    put_n(&m, "ram", pt_node.ram);
+    if (loop) {
+        pt_loop_stats(loop, &st);
+        put_n(&m, "loop_submits", st.submits);
+        put_n(&m, "loop_sends", st.sends);
+        put_n(&m, "loop_bytes", st.bytes);
+        put_n(&m, "loop_wakes", st.wakes);
+        put_n(&m, "loop_waits", st.waits);
+    }
+    return made(&m);
+}

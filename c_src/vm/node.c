@@ -1,0 +1,50 @@
+#include "vm/node.h"
+
+#include "vm/host.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+struct pt_node pt_node = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void init(void)
+{
+    pt_host_init();
+    pt_list_init(&pt_node.peers);
+    pt_node.flush_timeout_ms = 5000;
+    long pages = sysconf(_SC_PHYS_PAGES);
+    long page = sysconf(_SC_PAGESIZE);
+    pt_node.ram = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
+    const char *mutation = getenv("PARTISAN_TEST_BREAK_ORDER");
+    pt_node.break_order = mutation && *mutation == '1';
+}
+
+void pt_node_init(void) { pthread_once(&once, init); }
+
+int pt_node_start(const struct pt_node_opts *o)
+{
+    struct pt_node *n = &pt_node;
+    pt_node_init();
+    pthread_mutex_lock(&n->lock);
+    if (!n->started) {
+        n->sock.notsent_lowat = o->notsent_lowat;
+        n->sock.user_timeout_ms = o->user_timeout_ms;
+        n->sock.keepalive = true;
+        if (o->congestion && *o->congestion) {
+            snprintf(n->congestion, sizeof n->congestion, "%s", o->congestion);
+            n->sock.congestion = n->congestion;
+        }
+        if (o->flush_timeout_ms)
+            n->flush_timeout_ms = o->flush_timeout_ms;
+        n->start_result =
+            pt_loop_start(&n->loop, o->backend, n->backend_reason, sizeof n->backend_reason);
+        n->started = n->start_result == 0;
+    }
+    int rc = n->start_result;
+    pthread_mutex_unlock(&n->lock);
+    return rc;
+}

@@ -1,0 +1,44 @@
+/* What there is once a node: options, the loop thread, the list of peers. */
+#ifndef PT_VM_NODE_H
+#define PT_VM_NODE_H
+
+#include "base/list.h"
+#include "io/loop.h"
+#include "io/sock.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct pt_node {
+    /* constant after pt_node_start() */
+    struct pt_loop *loop;
+    struct pt_sock_opts sock;
+    char congestion[32];
+    unsigned flush_timeout_ms; /* no byte leaves for so long: a closing port gives up */
+    uint64_t ram;
+    char backend_reason[256];
+    bool break_order;          /* PARTISAN_TEST_BREAK_ORDER: mutation for the order tests */
+    /* lock */
+    pthread_mutex_t lock;
+    struct pt_list peers;      /* struct pt_peer.node_link */
+    bool started;
+    int start_result;
+    /* any thread */
+    atomic_size_t queued;      /* bytes in all transmit queues */
+    atomic_uint_fast64_t sessions_total;
+};
+
+extern struct pt_node pt_node;
+
+struct pt_node_opts {
+    enum pt_backend_wish backend;
+    unsigned notsent_lowat, user_timeout_ms, flush_timeout_ms;
+    const char *congestion; /* "" = the system's */
+};
+
+void pt_node_init(void); /* when the object is loaded; idempotent */
+/* Starts the loop, once a VM: later calls return the first result. 0 or -errno; the words are in
+ * pt_node.backend_reason either way. */
+int pt_node_start(const struct pt_node_opts *opts);
+
+#endif

@@ -1,0 +1,128 @@
+/* From the sockets to the VM: reads on the scheduler that polls, straight into place. */
+#include "vm/peer.h"
+
+#include "vm/host.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+enum {
+    READS = 4, /* in one callback: others wait for the port lock */
+    POST_EVERY = 16,
+};
+
+static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
+{
+    struct pt_peer *peer = host;
+    int rc;
+    if (bin) {
+        ErlDrvBinary *b = bin;
+        rc = driver_output_binary(peer->port, NULL, 0, b,
+                                  (ErlDrvSizeT)((const char *)p - b->orig_bytes), len);
+    } else {
+        rc = driver_output(peer->port, (char *)(uintptr_t)p, len);
+    }
+    /* the VM found the packet bad, or the connection is on its way down already: it closes the
+     * port itself, and what we read is of no use to it */
+    return rc < 0 ? -ESHUTDOWN : 0;
+}
+
+static int on_ack(void *host, uint64_t number)
+{
+    struct pt_peer *p = host;
+    pthread_mutex_lock(&p->lock);
+    int rc = pt_txq_ack(&p->txq, number);
+    bool more = !pt_txq_idle(&p->txq);
+    pthread_mutex_unlock(&p->lock);
+    if (!rc && more) /* messages blocked until this acknowledgement */
+        pt_tx_schedule(p);
+    return rc;
+}
+
+const struct pt_rx_ops pt_peer_rx_ops = {
+    .bin_new = pt_host_bin_new,
+    .bin_grow = pt_host_bin_grow,
+    .bin_data = pt_host_bin_data,
+    .bin_shared = pt_host_bin_shared,
+    .bin_ref = pt_host_bin_ref,
+    .bin_unref = pt_host_bin_unref,
+    .deliver = on_packet,
+    .acked = on_ack,
+};
+
+void pt_rx_select(struct pt_peer *p, struct pt_lane *l, bool on)
+{
+    on = on && !l->rx_paused;
+    if (on == l->reading)
+        return;
+    driver_select(p->port, (ErlDrvEvent)(intptr_t)l->fd, on ? ERL_DRV_READ | ERL_DRV_USE
+                                                            : ERL_DRV_READ, on);
+    l->reading = on;
+    l->selected = l->selected || on;
+}
+
+/* What the sending side (acknowledgements) and inspection need to know. */
+static void publish(struct pt_peer *p, struct pt_lane *l)
+{
+    const struct pt_rx *r = &p->rx;
+    bool due = pt_rx_ack_due(r);
+
+    pthread_mutex_lock(&p->lock);
+    p->ack_value = r->order.watermark;
+    if (due)
+        p->ack_now = true;
+    p->seen.delivered = r->delivered;
+    p->seen.delivered_bytes = r->delivered_bytes;
+    p->seen.watermark = r->order.watermark;
+    p->seen.held_bytes = r->order.held_bytes;
+    p->seen.held_count = r->order.held_count;
+    p->seen.held_peak = r->order.held_peak;
+    p->seen.transfers = r->transfers.count;
+    p->seen.lane_frames[l->no] = l->rx.frames;
+    p->seen.lane_bytes[l->no] = l->rx.bytes;
+    p->seen.lane_reads[l->no] = l->reads;
+    p->seen.busy = p->busy;
+    p->seen.busy_count = p->busy_count;
+    pthread_mutex_unlock(&p->lock);
+    if (due) {
+        pt_rx_ack_sent(&p->rx, r->order.watermark);
+        pt_tx_schedule(p);
+    }
+}
+
+static int read_some(struct pt_peer *p, struct pt_lane *l)
+{
+    for (int i = 0; i < READS; i++) {
+        struct iovec iov[2];
+        int n = pt_rx_space(&p->rx, &l->rx, iov);
+        if (n < 0)
+            return n;
+        size_t space = iov[0].iov_len + (n > 1 ? iov[1].iov_len : 0);
+        struct msghdr mh = {.msg_iov = iov, .msg_iovlen = (size_t)n};
+        ssize_t got = recvmsg(l->fd, &mh, MSG_DONTWAIT);
+        if (got < 0)
+            return errno == EAGAIN ? 0 : errno == EINTR ? 0 : -errno;
+        if (got == 0)
+            return -ENODATA;
+        l->reads++;
+        int rc = pt_rx_got(&p->rx, &l->rx, (size_t)got, l->no == 0);
+        if (rc)
+            return rc;
+        if ((size_t)got < space)
+            return 0;
+    }
+    return 0;
+}
+
+int pt_rx_io(struct pt_peer *p, struct pt_lane *l)
+{
+    bool authed = !p->rx.auth;
+    int rc = read_some(p, l);
+    publish(p, l);
+    if (!rc && !authed && !p->rx.auth)
+        for (unsigned i = 1; i < PT_LANES_MAX; i++)
+            if (p->lanes[i].fd >= 0)
+                pt_rx_select(p, &p->lanes[i], true);
+    return rc;
+}

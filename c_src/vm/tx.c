@@ -1,0 +1,338 @@
+/* From the VM's packets to the sockets.
+ *
+ * outputv only queues. An idle connection is flushed by a zero timer, which runs in the same port
+ * task after the whole batch of packets; a busy one (flushed less than FLUSH_BUSY_NS ago) by its
+ * wake descriptor, so that the packets other processes are about to send leave with it. The
+ * scheduler sends while the socket takes everything; what it does not take, and bulk, goes to the
+ * loop thread, which owns that lane until its queue is empty. */
+#include "vm/peer.h"
+
+#include "vm/host.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+
+enum {
+    FLUSH_BUSY_NS = 15 * 1000,
+    SCHED_SMALL = 1024 * 1024, /* bytes a scheduler sends on a lane in one flush */
+    SCHED_BULK = 128 * 1024,   /* a longer queue of bulk goes to the loop at once */
+    ACK_PIGGYBACK = 16,        /* deliveries worth an ACK frame beside data */
+    SCAN = 1024,               /* bytes looked at; a longer control tuple is fenced */
+    BUSY_MARGIN = 4 * 1024 * 1024,
+};
+static const uint64_t LOSSY_LOOK_NS = 20 * 1000000ull;
+static const uint64_t LOSSY_HOLD_NS = 10 * 1000000000ull;
+
+/* ---- from the VM ---- */
+
+static void scan(const ErlIOVec *ev, struct pt_packet *pk)
+{
+    uint8_t copy[SCAN];
+    size_t n = 0;
+    for (ErlDrvSizeT i = 0; i < (ErlDrvSizeT)ev->vsize && n < SCAN; i++) {
+        size_t part = PT_MIN(ev->iov[i].iov_len, SCAN - n);
+        if (part)
+            memcpy(copy + n, ev->iov[i].iov_base, part);
+        n += part;
+    }
+    pt_packet_scan(copy, n, (size_t)ev->size, pk);
+}
+
+static int submit_whole(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src,
+                        size_t size)
+{
+    bool bare = pk->form == PT_FORM_WHOLE && size - pk->header_len <= PT_FRAME_SINGLE_MAX;
+    if (bare)
+        src->skip = pk->header_len;
+    struct pt_msg *m = pt_msg_new(src, &pt_host_owner_ops);
+    if (!m)
+        return -ENOMEM;
+    m->bare = bare;
+    m->kind = (uint8_t)pk->order;
+    m->key = pk->key;
+    int rc = pt_txq_submit(&p->txq, m);
+    if (rc)
+        pt_msg_free(m, &pt_host_owner_ops);
+    return rc;
+}
+
+int pt_tx_output(struct pt_peer *p, ErlIOVec *ev)
+{
+    struct pt_packet pk;
+    struct pt_source src = {.iov = (const struct iovec *)ev->iov,
+                            .owners = (void *const *)ev->binv,
+                            .count = (size_t)ev->vsize};
+    int rc = 0;
+
+    scan(ev, &pk);
+    p->packets_out++;
+    pthread_mutex_lock(&p->lock);
+    size_t before = p->txq.bytes;
+    if (pk.form == PT_FORM_TICK)
+        p->tick = true;
+    else if (pk.form == PT_FORM_FRAG_FIRST || pk.form == PT_FORM_FRAG_NEXT)
+        rc = pt_join_packet(p, &pk, &src);
+    else
+        rc = submit_whole(p, &pk, &src, (size_t)ev->size);
+    atomic_fetch_add_explicit(&pt_node.queued, p->txq.bytes - before, memory_order_relaxed);
+    bool full = p->txq.bytes > p->max_queue;
+    if (full)
+        p->wake_below = true;
+    pthread_mutex_unlock(&p->lock);
+    if (rc)
+        return rc;
+    if (full && !p->busy) {
+        p->busy = true;
+        p->busy_count++;
+        set_busy_port(p->port, 1);
+    }
+    pt_tx_schedule(p);
+    return 0;
+}
+
+void pt_tx_unbusy(struct pt_peer *p)
+{
+    if (!p->busy)
+        return;
+    pthread_mutex_lock(&p->lock);
+    bool low = p->txq.bytes <= p->low_queue;
+    p->wake_below = !low;
+    pthread_mutex_unlock(&p->lock);
+    if (low) {
+        p->busy = false;
+        set_busy_port(p->port, 0);
+    }
+}
+
+void pt_tx_schedule(struct pt_peer *p)
+{
+    if (p->flush_timer || !p->started || atomic_load_explicit(&p->wake_pending,
+                                                              memory_order_relaxed))
+        return;
+    if (pt_now_ns() - p->flushed_at < FLUSH_BUSY_NS) {
+        pt_peer_wake(p);
+    } else {
+        p->flush_timer = true;
+        driver_set_timer(p->port, 0);
+    }
+}
+
+/* ---- filling a lane; session lock held ---- */
+
+size_t pt_tx_pending(struct pt_peer *p)
+{
+    size_t n = p->txq.bytes;
+    for (unsigned i = 0; i < PT_LANES_MAX; i++)
+        if (p->lanes[i].batch)
+            n += p->lanes[i].batch->bytes;
+    return n;
+}
+
+/* With one lane it carries everything. With more, lane 0 is kept for small messages, so that no
+ * bulk byte lies before them in a socket buffer; lane 1 takes bulk, and the others help it only
+ * while it loses packets: on a clean path one connection fills the link, and further ones cost a
+ * cold window each and a wake-up at the receiver (docs/performance.md). */
+static unsigned wants(const struct pt_peer *p, const struct pt_lane *l)
+{
+    if (p->attached == 1)
+        return PT_WANT_SMALL | PT_WANT_BULK;
+    return l->no == 0 ? PT_WANT_SMALL : PT_WANT_BULK;
+}
+
+static bool used(const struct pt_peer *p, const struct pt_lane *l, uint64_t now)
+{
+    return l->no < 2 || now < p->lossy_until || l->batch->bytes;
+}
+
+static int control(struct pt_peer *p, struct pt_lane *l)
+{
+    struct pt_frame f = {0};
+    if (l->no == 0 && !p->auth_sent) {
+        f = (struct pt_frame){.type = PT_FRAME_AUTH, .auth = p->my_auth};
+        if (!pt_batch_control(l->batch, &f))
+            return 0;
+        p->auth_sent = true;
+    }
+    if (p->tick) {
+        f = (struct pt_frame){.type = PT_FRAME_TICK};
+        p->tick = !pt_batch_control(l->batch, &f);
+    }
+    uint64_t news = p->ack_value - p->ack_sent;
+    if (news && (p->ack_now || (news >= ACK_PIGGYBACK && !pt_txq_idle(&p->txq)))) {
+        f = (struct pt_frame){.type = PT_FRAME_ACK, .after = p->ack_value};
+        if (pt_batch_control(l->batch, &f)) {
+            p->ack_sent = p->ack_value;
+            p->ack_now = false;
+        }
+    }
+    return 0;
+}
+
+/* Fills an empty batch; its bytes, or an error. */
+static int fill(struct pt_peer *p, struct pt_lane *l)
+{
+    if (l->batch->bytes || l->tx_paused || p->closing)
+        return 0;
+    if (!p->auth_sent && l->no)
+        return 0; /* the peer reads the other lanes only after AUTH */
+    size_t before = p->txq.bytes;
+    control(p, l);
+    int rc = pt_batch_fill(l->batch, &p->txq, wants(p, l),
+                           l->no ? PT_CHUNK_BULK : PT_CHUNK_SHARED);
+    atomic_fetch_sub_explicit(&pt_node.queued, before - p->txq.bytes, memory_order_relaxed);
+    return rc;
+}
+
+static void aim(struct pt_lane *l)
+{
+    struct pt_batch *b = l->batch;
+    memset(&l->tx.msg, 0, sizeof l->tx.msg);
+    l->tx.msg.msg_iov = &b->iov[b->first];
+    l->tx.msg.msg_iovlen = b->count - b->first;
+}
+
+static void sent(struct pt_peer *p, struct pt_lane *l, size_t n)
+{
+    pt_batch_sent(l->batch, n, &pt_host_owner_ops);
+    l->sends++;
+    p->sent_bytes += n;
+}
+
+static void lane_failed(struct pt_peer *p, struct pt_lane *l, int err)
+{
+    l->state = PT_LANE_DEAD;
+    if (!p->error)
+        p->error = err;
+    pthread_cond_broadcast(&p->released);
+}
+
+/* ---- the scheduler ---- */
+
+static bool for_the_loop(const struct pt_peer *p, const struct pt_lane *l, size_t done)
+{
+    if (l->no)
+        return p->txq.bytes + l->batch->bytes > SCHED_BULK;
+    return done >= SCHED_SMALL;
+}
+
+static int send_lane(struct pt_peer *p, struct pt_lane *l)
+{
+    size_t done = 0;
+    int rc = 0;
+    bool hand_over = false;
+
+    pthread_mutex_lock(&p->lock);
+    while (l->state == PT_LANE_IDLE && !l->tx_paused && !(rc = fill(p, l)) && l->batch->bytes) {
+        size_t want = l->batch->bytes;
+        if (for_the_loop(p, l, done)) {
+            hand_over = true;
+            break;
+        }
+        aim(l);
+        l->state = PT_LANE_SCHED;
+        pthread_mutex_unlock(&p->lock);
+        ssize_t n = sendmsg(l->fd, &l->tx.msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        int err = n < 0 ? errno : 0;
+        pthread_mutex_lock(&p->lock);
+        l->state = PT_LANE_IDLE;
+        if (n > 0) {
+            sent(p, l, (size_t)n);
+            done += (size_t)n;
+        }
+        if (err && err != EAGAIN && err != EINTR) {
+            lane_failed(p, l, -err);
+            rc = -err;
+        } else if (err != EINTR && (n < 0 || (size_t)n < want)) {
+            hand_over = true;
+            break;
+        }
+    }
+    if (hand_over && pt_node.loop) {
+        l->state = PT_LANE_LOOP;
+        pt_loop_submit(pt_node.loop, &l->tx);
+    }
+    pthread_mutex_unlock(&p->lock);
+    return rc;
+}
+
+/* Packet loss on the bulk lane: read from the kernel now and then while bulk is queued. */
+static void look_for_loss(struct pt_peer *p, uint64_t now)
+{
+    struct pt_lane *l = &p->lanes[1];
+    struct tcp_info ti;
+    socklen_t len = sizeof ti;
+
+    if (p->attached < 3 || l->fd < 0 || now - p->lossy_looked < LOSSY_LOOK_NS)
+        return;
+    p->lossy_looked = now;
+    if (getsockopt(l->fd, IPPROTO_TCP, TCP_INFO, &ti, &len))
+        return;
+    if (ti.tcpi_total_retrans != l->retransmits) {
+        l->retransmits = ti.tcpi_total_retrans;
+        p->lossy_until = now + LOSSY_HOLD_NS;
+    }
+}
+
+int pt_tx_flush(struct pt_peer *p)
+{
+    int rc = 0;
+    uint64_t now = pt_now_ns();
+
+    if (!p->started)
+        return 0;
+    look_for_loss(p, now);
+    for (unsigned i = 0; !rc && i < p->lanes_wanted; i++) {
+        struct pt_lane *l = &p->lanes[i];
+        if (l->fd >= 0 && used(p, l, now))
+            rc = send_lane(p, l);
+    }
+    p->flushed_at = pt_now_ns();
+    pt_tx_unbusy(p);
+    return rc;
+}
+
+/* ---- the loop thread ---- */
+
+size_t pt_tx_loop_fill(struct pt_tx *tx)
+{
+    struct pt_lane *l = PT_CONTAINER_OF(tx, struct pt_lane, tx);
+    struct pt_peer *p = l->peer;
+    bool wake = false;
+    size_t n = 0;
+
+    pthread_mutex_lock(&p->lock);
+    int rc = fill(p, l);
+    if (rc < 0) {
+        lane_failed(p, l, rc);
+        wake = true;
+    } else if (p->closing || l->tx_paused || !l->batch->bytes) {
+        l->state = PT_LANE_IDLE;
+        wake = p->wake_on_drain && !p->closing;
+        pthread_cond_broadcast(&p->released);
+    } else {
+        aim(l);
+        n = l->batch->bytes;
+    }
+    wake = wake || (p->wake_below && p->txq.bytes <= p->low_queue);
+    if (wake) /* under the lock: a closing port waits for it before the descriptor goes */
+        pt_peer_wake(p);
+    pthread_mutex_unlock(&p->lock);
+    return n;
+}
+
+void pt_tx_loop_done(struct pt_tx *tx, ssize_t n)
+{
+    struct pt_lane *l = PT_CONTAINER_OF(tx, struct pt_lane, tx);
+    struct pt_peer *p = l->peer;
+
+    pthread_mutex_lock(&p->lock);
+    if (n > 0) {
+        sent(p, l, (size_t)n);
+    } else {
+        lane_failed(p, l, (int)n);
+        pt_peer_wake(p);
+    }
+    pthread_mutex_unlock(&p->lock);
+}
