@@ -118,16 +118,16 @@ rounds(#{rounds := N}) -> N.
 
 %%% rounds
 
-%% A case that failed on a carrier is not tried again on it: Bad keeps those.
+%% Pairs: label => the pair, or why there is none. Bad: what is not tried again, {Case, Label} that
+%% failed and labels whose nodes no longer start.
 rounds(_Run, Round, Last, _Bad) when Round > Last ->
     [];
 rounds(#{carriers := Carriers, cases := Cases} = Run, Round, Last, Bad) ->
-    Pairs = maps:from_list([{L, pair(Run, C, Round)} || #{label := L} = C <- Carriers]),
-    Round =:= 1 andalso
-        [
-            out("~s: ~0tp~n", [L, Said])
-         || {L, P} <- maps:to_list(Pairs), Said <- [note_carrier(Run, L, P)], Said =/= #{}
-        ],
+    Pairs = maps:from_list([
+        {L, pair(Run, C, Round)}
+     || #{label := L} = C <- Carriers, not is_map_key(L, Bad)
+    ]),
+    Round =:= 1 andalso first_pairs(Run, Pairs),
     Cells = [{Case, C} || Case <- Cases, C <- order(Round, Carriers)],
     {Samples, {Pairs1, Bad1, _}} =
         lists:mapfoldl(
@@ -135,8 +135,23 @@ rounds(#{carriers := Carriers, cases := Cases} = Run, Round, Last, Bad) ->
             {Pairs, Bad, (Round - 1) * length(Cells) + 1},
             Cells
         ),
-    [pt_bench_nodes:stop_pair(P) || P <- maps:values(Pairs1)],
+    [pt_bench_nodes:stop_pair(P) || {ok, P} <- maps:values(Pairs1)],
     [[S || S <- Samples, S =/= skipped] | rounds(Run, Round + 1, Last, Bad1)].
+
+%% Nothing measured yet: without all carriers there is nothing to compare.
+first_pairs(Run, Pairs) ->
+    case [Text || {error, Text} <- maps:values(Pairs)] of
+        [Text | _] ->
+            [pt_bench_nodes:stop_pair(P) || {ok, P} <- maps:values(Pairs)],
+            throw({no_start, Text});
+        [] ->
+            [
+                out("~s: ~0tp~n", [L, Said])
+             || {L, {ok, P}} <- maps:to_list(Pairs),
+                Said <- [note_carrier(Run, L, P)],
+                Said =/= #{}
+            ]
+    end.
 
 note_carrier(Run, Label, Pair) ->
     Said = pt_bench_nodes:describe(Pair),
@@ -152,28 +167,30 @@ pair(#{tag := Tag, node := Node}, #{label := Label} = Carrier, Round) ->
     Unique = [case C of $# -> $_; $- -> $_; _ -> C end || C <- Label],
     Count = erlang:unique_integer([positive]),
     Name = io_lib:format("~s_~s_~b_~b", [Tag, Unique, Round, Count]),
-    case pt_bench_nodes:start_pair(Carrier, lists:flatten(Name), Node) of
-        {ok, Pair} -> Pair;
-        {error, Text} -> throw({no_start, Text})
-    end.
+    pt_bench_nodes:start_pair(Carrier, lists:flatten(Name), Node).
 
+cell(_Run, _Round, I, #{name := Name}, #{label := Label}, Pairs, Bad) when
+    is_map_key({Name, Label}, Bad); is_map_key(Label, Bad)
+->
+    {skipped, {Pairs, Bad, I + 1}};
 cell(Run, Round, I, #{name := Name} = Case, #{label := Label} = Carrier, Pairs, Bad) ->
-    case Bad of
-        #{{Name, Label} := true} ->
-            {skipped, {Pairs, Bad, I + 1}};
-        #{} ->
-            Sample = measure(Run, Round, Case, Label, maps:get(Label, Pairs)),
-            write(Run, json(Sample)),
-            out(pt_bench_report:progress({I, maps:get(total, Run)}, Sample, maps:get(show, Case))),
-            case Sample of
-                #{ok := true} ->
-                    {Sample, {Pairs, Bad, I + 1}};
-                #{ok := false} ->
-                    %% Whatever went wrong, the next cell gets nodes that know nothing of it.
-                    pt_bench_nodes:stop_pair(maps:get(Label, Pairs)),
-                    Fresh = Pairs#{Label := pair(Run, Carrier, Round)},
-                    {Sample, {Fresh, Bad#{{Name, Label} => true}, I + 1}}
-            end
+    Sample =
+        case maps:get(Label, Pairs) of
+            {ok, Pair} -> measure(Run, Round, Case, Label, Pair);
+            {error, Text} -> failed(#{round => Round, 'case' => Name, carrier => Label}, Text)
+        end,
+    write(Run, json(Sample)),
+    out(pt_bench_report:progress({I, maps:get(total, Run)}, Sample, maps:get(show, Case))),
+    case {Sample, maps:get(Label, Pairs)} of
+        {#{ok := true}, _} ->
+            {Sample, {Pairs, Bad, I + 1}};
+        {#{ok := false}, {error, _}} ->
+            {Sample, {Pairs, Bad#{Label => true}, I + 1}};
+        {#{ok := false}, {ok, Broken}} ->
+            %% Whatever went wrong, the next cell gets nodes that know nothing of it.
+            pt_bench_nodes:stop_pair(Broken),
+            Fresh = Pairs#{Label := pair(Run, Carrier, Round)},
+            {Sample, {Fresh, Bad#{{Name, Label} => true}, I + 1}}
     end.
 
 measure(#{options := Options}, Round, #{name := Name} = Case, Label, Pair) ->

@@ -162,7 +162,9 @@ guarded(Fun) ->
     try
         Fun()
     catch
-        Class:Why -> {error, text("the first node failed: ~0p:~0P", [Class, Why, 30])}
+        exit:{timeout, {gen_server, call, _}} -> {error, "a node hung"};
+        exit:{_, {gen_server, call, _}} -> {error, "a node died"};
+        Class:Why -> {error, text("the workload failed: ~0p:~0P", [Class, Why, 30])}
     end.
 
 -spec stop_pair(pair()) -> ok.

@@ -5,7 +5,8 @@
 
 -define(TESTS, [
     fun median/0, fun paired/0, fun histogram_bounds/0, fun histogram_quantiles/0,
-    fun proof_faults/0, fun proof_random/0, fun payload/0, fun partner_faults/0, fun json/0
+    fun proof_faults/0, fun proof_random/0, fun payload/0, fun partner_faults/0, fun json/0,
+    fun options/0, fun carriers/0
 ]).
 
 %% Number of tests passed; an assertion that fails is a badmatch that names the line.
@@ -219,6 +220,36 @@ partner_faults() ->
 
 flush() ->
     receive _ -> flush() after 0 -> ok end.
+
+options() ->
+    help = pt_bench_opts:parse(["--rounds", "3", "--help"]),
+    {ok, Options} = pt_bench_opts:parse([
+        "--rounds", "3", "--seconds", "0.5", "--cases", "a,b*", "--pinned", "--erl", "+zdbbl 8"
+    ]),
+    #{rounds := 3, seconds := 0.5, cases := ["a", "b*"], pinned := true} = Options,
+    #{erl := ["+zdbbl", "8"]} = Options,
+    [
+        {error, _} = pt_bench_opts:parse(Args)
+     || Args <- [["--rounds", "0"], ["--rounds"], ["--lanes", "x"], ["--backend", "epoll"], ["x"]]
+    ],
+    {error, "nothing*"} = pt_bench_cases:select(["pp64", "nothing*"]),
+    {ok, [#{name := "pp64"}, #{name := "hol"}, #{name := "holcap"}]} =
+        pt_bench_cases:select(["hol*", "pp64"]),
+    ok.
+
+carriers() ->
+    Args = fun(Word, Defaults) ->
+        {ok, #{label := Word, args := A}} = pt_bench_nodes:parse(Word, Defaults),
+        A
+    end,
+    [] = Args("partisan", #{}),
+    [] = Args("inet_tcp", #{backend => "poll", lanes => 2}),
+    ["-partisan", "backend", "poll"] = Args("partisan", #{backend => "poll"}),
+    ["-partisan", "backend", "uring", "-partisan", "lanes", "4"] =
+        Args("partisan-4-uring", #{backend => "poll", lanes => 2}),
+    Bad = ["inet_tcp-poll", "partisan-x", "partisan-0"],
+    [{error, _} = pt_bench_nodes:parse(Word, #{}) || Word <- Bad],
+    ok.
 
 json() ->
     Line = pt_bench_json:line(#{a => [1, 2.5, true, none, <<"q\"\\\n">>], b => #{<<"c">> => d}}),
