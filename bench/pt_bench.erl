@@ -33,6 +33,9 @@ main() ->
             throw:{no_start, Text} ->
                 err("bench: ~ts~n", [Text]),
                 3;
+            error:terminated ->
+                %% Whoever read the output has gone, as in `bench/run | head'.
+                4;
             Class:Reason:Stack ->
                 err("bench: fault in the benchmark itself: ~0p:~0p~n  ~0p~n", [
                     Class, Reason, Stack
@@ -146,18 +149,18 @@ first_pairs(Run, Pairs) ->
             throw({no_start, Text});
         [] ->
             [
-                out("~s: ~0tp~n", [L, Said])
+                out("~s: ~s~n", [L, Words])
              || {L, {ok, P}} <- maps:to_list(Pairs),
-                Said <- [note_carrier(Run, L, P)],
-                Said =/= #{}
+                Words <- [note_carrier(Run, L, P)],
+                Words =/= ""
             ]
     end.
 
 note_carrier(Run, Label, Pair) ->
-    Said = pt_bench_nodes:describe(Pair),
+    {Words, Said} = pt_bench_nodes:describe(Pair),
     Text = io_lib:format("~0tp", [Said]),
     write(Run, #{type => carrier, carrier => bin(Label), says => bin(Text)}),
-    Said.
+    Words.
 
 %% A B, then B A: what the first cell does to the second hits both carriers equally often.
 order(Round, Carriers) when Round rem 2 =:= 1 -> Carriers;

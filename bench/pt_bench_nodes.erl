@@ -126,20 +126,23 @@ controller(Peer, Node) ->
         false -> none
     end.
 
-%% What the carrier says about itself, for the record; an empty map if it says nothing.
--spec describe(pair()) -> map().
+%% What the carrier says about itself: a line for people, everything for the record.
+-spec describe(pair()) -> {Words :: string(), map()}.
 describe(#{carrier := #{proto := "partisan" ++ _}, peers := [P1, _], nodes := [_, N2]}) ->
     try
         Node = peer:call(P1, partisan_dist, info, []),
-        #{
-            node => maps:without([sessions, listener], Node),
-            session => peer:call(P1, partisan_dist, info, [N2])
+        Session = peer:call(P1, partisan_dist, info, [N2]),
+        Reason = maps:get(backend_reason, Node, "unknown back end"),
+        Lanes = maps:get(lanes, maps:get(options, Node, #{}), unknown),
+        {
+            text("~ts; lanes wished: ~0p", [Reason, Lanes]),
+            #{node => maps:without([sessions, listener], Node), session => Session}
         }
     catch
-        _:_ -> #{}
+        _:_ -> {"", #{}}
     end;
 describe(_Pair) ->
-    #{}.
+    {"", #{}}.
 
 -spec prepare(pair(), pt_bench_work:cell()) -> ok | {error, string()}.
 prepare(#{peers := Peers}, Cell) ->
