@@ -268,6 +268,9 @@ loop(#{owner := Owner, registry := Registry} = State) ->
             ?MODULE:loop(State#{registry := partisan_dist_reg:enter(maps:get(session_id, State))});
         _ ->
             ?MODULE:loop(State)
+    after 0 ->
+        %% Without a stack there is no old code to come back to: upgrades leave this process alone.
+        erlang:hibernate(?MODULE, loop, [State])
     end.
 
 came_up(#{role := connector} = State) ->
@@ -373,7 +376,13 @@ log_connected(#{node := Node, role := Role, lanes := Lanes, trouble := Trouble} 
 log_end(_Reason, #{up := false}) ->
     ok;
 log_end(connection_closed, #{node := Node, closed := Words}) when Words =/= undefined ->
-    ?LOG_NOTICE("partisan: connection with ~ts lost: ~ts", [Node, Words]);
+    %% An orderly end of the stream is how a node that halts looks, remote shells and command line
+    %% tools included: nobody wants to read about each of them.
+    Level = case string:find(Words, "closed by the peer") of
+                nomatch -> notice;
+                _ -> info
+            end,
+    ?LOG(Level, "partisan: connection with ~ts lost: ~ts", [Node, Words]);
 log_end(Reason, #{node := Node}) ->
     case is_expected(Reason) of
         true -> ok;
