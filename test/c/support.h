@@ -10,10 +10,10 @@
 #include <stdlib.h>
 
 /* For hot loops: ck_assert() reports each success through a pipe. */
-#define sup_must(cond)                                                                             \
-    do {                                                                                           \
-        if (PT_UNLIKELY(!(cond)))                                                                  \
-            ck_abort_msg("does not hold: %s", #cond);                                              \
+#define sup_must(cond)                                \
+    do {                                              \
+        if (PT_UNLIKELY(!(cond)))                     \
+            ck_abort_msg("does not hold: %s", #cond); \
     } while (0)
 
 /* ---- random numbers: the same run from the same seed ---- */
@@ -33,8 +33,8 @@ static inline bool sup_chance(struct sup_rng *r, unsigned percent)
 /* From now on pt_alloc counts. The nth call from now fails (1 = the next), 0 = none does; blocks
  * of sup_bin_new() count as well. */
 void sup_alloc_fail_at(size_t nth);
-bool sup_alloc_failed(void);  /* did the call that was to fail happen? */
-size_t sup_alloc_live(void);  /* blocks allocated and not freed */
+bool sup_alloc_failed(void); /* did the call that was to fail happen? */
+size_t sup_alloc_live(void); /* blocks allocated and not freed */
 
 /* ---- blocks with references ---- */
 

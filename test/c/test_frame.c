@@ -78,7 +78,7 @@ static size_t round_trip(const struct pt_frame *f, uint64_t expected_number)
     same(f, &got);
     sup_must(tx.number == rx.number);
     bool numbered = f->type == PT_FRAME_MSG || f->type == PT_FRAME_LAST;
-    sup_must(rx.number == numbered ? f->number + 1 : expected_number);
+    sup_must(rx.number == (numbered ? f->number + 1 : expected_number));
     /* bytes that follow are none of its business */
     rx.number = expected_number;
     sup_must(pt_frame_decode(out, sizeof out, &got, &rx) == (int)n);
@@ -231,8 +231,7 @@ START_TEST(bad_chunks)
     ck_assert_int_eq(decode_chunk(PT_FRAME_PART, 1, 10, 0, 11), PT_E_BAD_TRANSFER);
     ck_assert_int_eq(decode_chunk(PT_FRAME_PART, 1, 10, 1, 10), PT_E_BAD_TRANSFER);
     ck_assert_int_eq(decode_chunk(PT_FRAME_PART, 1, 10, 11, 0), PT_E_BAD_TRANSFER);
-    ck_assert_int_eq(decode_chunk(PT_FRAME_PART, 1, UINT64_MAX, UINT64_MAX, 1),
-                     PT_E_BAD_TRANSFER);
+    ck_assert_int_eq(decode_chunk(PT_FRAME_PART, 1, UINT64_MAX, UINT64_MAX, 1), PT_E_BAD_TRANSFER);
     ck_assert_int_eq(decode_chunk(PT_FRAME_PART, 1, 10, UINT64_MAX, 10), PT_E_BAD_TRANSFER);
     ck_assert_int_eq(decode_chunk(PT_FRAME_PART, 1, UINT64_MAX, 0, PT_FRAME_CHUNK_MAX + 1),
                      PT_E_BAD_TRANSFER);
@@ -357,8 +356,8 @@ END_TEST
 
 int main(void)
 {
-    const TTest *tests[] = {
-        msg_round_trip, chunk_round_trip, other_round_trips, integers,    bad_chunks,
-        bad_messages,   types,            header_sizes,      random_bytes};
+    const TTest *tests[] = {msg_round_trip, chunk_round_trip, other_round_trips,
+                            integers,       bad_chunks,       bad_messages,
+                            types,          header_sizes,     random_bytes};
     return SUP_MAIN("frame", tests);
 }
