@@ -67,30 +67,71 @@ failed(Name, Label, Samples) ->
 external(Name, Samples) ->
     lists:max([0.0 | [X || #{'case' := C, external := X} <- Samples, C =:= Name]]).
 
+%% Two carriers stand side by side; more than two below each other.
 -spec table(['pt_bench_cases':'case'()], [string()], [map()]) -> iolist().
-table(Cases, [Base | Others] = Labels, Summaries) ->
-    Head = [
-        io_lib:format("~n~-13s ~-9s ~-22s", ["case", "figure", Base]),
-        [io_lib:format(" ~-22s ~-18s", [L, "ratio"]) || L <- Others],
-        "\n"
-    ],
-    Rows = [
-        [row(case Metric of First -> Name; _ -> "" end, Name, Metric, Labels, Summaries), "\n"]
-     || #{name := Name, show := [First | _] = Show} <- Cases, Metric <- Show
-    ],
+table(Cases, [Base | _] = Labels, Summaries) ->
+    Cells = maps:from_list([
+        {{Name, Metric, Label}, Summary}
+     || #{'case' := Name, metric := Metric, carrier := Label} = Summary <- Summaries
+    ]),
+    Rows =
+        case Labels of
+            [_, _, _ | _] -> tall(Cases, Labels, Cells);
+            _ -> wide(Cases, Labels, Cells)
+        end,
     [
-        Head, Rows,
+        "\n", Rows,
         "\nMedian (least..most) of the rounds. The ratio is to ", Base,
         " in the same round, its median over\nthe rounds; for k/s and MB/s more is better, for the "
         "others less. ~ marks a ratio whose rounds\nlie more than a quarter apart: noise, not a "
         "result.\n",
         loud([
             {Name, X}
-         || #{name := Name, show := [M | _]} <- Cases,
-            #{'case' := C, metric := Mm, carrier := L, external_max := X} <- Summaries,
-            C =:= Name, Mm =:= M, L =:= Base, X > ?LOUD
+         || #{name := Name, show := [Metric | _]} <- Cases,
+            #{external_max := X} <- [maps:get({Name, Metric, Base}, Cells)],
+            X > ?LOUD
         ])
     ].
+
+wide(Cases, [Base | Others], Cells) ->
+    Head = [
+        io_lib:format("~-13s ~-9s ~-22s", ["case", "figure", Base]),
+        [io_lib:format(" ~-22s ~s", [L, "ratio"]) || L <- Others]
+    ],
+    Rows = [
+        [
+            io_lib:format("~-13s ~-9s", [first(Name, Metric, Show), unit(Metric)]),
+            [$\s, pad(22, spread(maps:get({Name, Metric, Base}, Cells)))],
+            [
+                [$\s, pad(22, spread(Cell)), $\s, ratio(Cell)]
+             || L <- Others, Cell <- [maps:get({Name, Metric, L}, Cells)]
+            ]
+        ]
+     || #{name := Name, show := Show} <- Cases, Metric <- Show
+    ],
+    lines([Head | Rows]).
+
+tall(Cases, [Base | _] = Labels, Cells) ->
+    Head = io_lib:format("~-13s ~-9s ~-18s ~-22s ratio", ["case", "figure", "carrier", "value"]),
+    Rows = [
+        [
+            case Label of
+                Base -> io_lib:format("~-13s ~-9s", [first(Name, Metric, Show), unit(Metric)]);
+                _ -> pad(23, "")
+            end,
+            io_lib:format(" ~-18s ", [Label]),
+            pad(22, spread(Cell)), $\s, ratio(Cell)
+        ]
+     || #{name := Name, show := Show} <- Cases, Metric <- Show, Label <- Labels,
+        Cell <- [maps:get({Name, Metric, Label}, Cells)]
+    ],
+    lines([Head | Rows]).
+
+%% The case is named in its first row only.
+first(Name, Metric, [Metric | _]) -> Name;
+first(_Name, _Metric, _Show) -> "".
+
+lines(Rows) -> [[string:trim(lists:flatten(Row), trailing), $\n] || Row <- Rows].
 
 loud([]) ->
     "No other load disturbed the run.\n";
@@ -101,31 +142,13 @@ loud(Cases) ->
         "\n"
     ].
 
-row(Shown, Name, Metric, Labels, Summaries) ->
-    [
-        io_lib:format("~-13s ~-9s", [Shown, unit(Metric)])
-        | [
-            [
-                $\s, pad(22, spread(Metric, Value, Failed)),
-                case L =:= hd(Labels) of
-                    true -> "";
-                    false -> [$\s, pad(18, ratio(Ratio))]
-                end
-            ]
-         || L <- Labels,
-            #{'case' := C, metric := M, carrier := Lb} = Summary <- Summaries,
-            C =:= Name, M =:= Metric, Lb =:= L,
-            #{value := Value, ratio := Ratio, failed := Failed} <- [Summary]
-        ]
-    ].
-
-spread(_Metric, _Value, Failed) when Failed > 0 -> "FAILED";
-spread(_Metric, none, _Failed) -> "-";
-spread(Metric, #{median := M, min := Min, max := Max}, _Failed) ->
+spread(#{failed := Failed}) when Failed > 0 -> "FAILED";
+spread(#{value := none}) -> "-";
+spread(#{metric := Metric, value := #{median := M, min := Min, max := Max}}) ->
     [value(Metric, M), " (", value(Metric, Min), "..", value(Metric, Max), ")"].
 
-ratio(none) -> "-";
-ratio(#{median := M, min := Min, max := Max}) ->
+ratio(#{ratio := none}) -> "";
+ratio(#{ratio := #{median := M, min := Min, max := Max}}) ->
     Mark = case Max - Min > 0.25 * M of true -> "~"; false -> "" end,
     [Mark, num(M), " (", num(Min), "..", num(Max), ")"].
 
