@@ -1,0 +1,51 @@
+#!/bin/sh
+# Compiles OTP's distribution suites and what they need.
+#
+#   build.sh SOURCE_TREE SUITES_DIR
+#
+# Everything lands beside the suites because that is where they look: erl_distribution_SUITE hands
+# its own directory to peers that use the example carriers, erpc_SUITE runs a C node from its data
+# directory, distribution_SUITE starts `run` from its own.
+set -eu
+
+src=$1
+dir=$2
+here=$(cd "$(dirname "$0")" && pwd)
+die() { echo "otp build: $*" >&2; exit 2; }
+
+[ -e "$dir/.complete" ] && exit 0
+rm -rf "$dir"
+mkdir -p "$dir/ts"
+
+emulator=$src/erts/emulator/test
+kernel=$src/lib/kernel/test
+examples=$src/lib/kernel/examples
+ts=$src/lib/common_test/test_server
+
+# +nowarn...: warnings in OTP's own tests are none of our business.
+compile() {
+    out=$1
+    shift
+    erlc +debug_info +nowarn_export_all -I "$kernel" -I "$ts" -o "$out" "$@" \
+        >"$dir/compile.log" 2>&1 || { cat "$dir/compile.log" >&2; die "cannot compile $*"; }
+}
+
+for suite in "$emulator"/distribution_SUITE "$kernel"/erl_distribution_SUITE \
+    "$kernel"/erl_distribution_wb_SUITE "$kernel"/erpc_SUITE; do
+    # The source goes along: erpc_SUITE compiles itself on other releases, ct links to it.
+    cp "$suite.erl" "$dir/"
+    [ -d "${suite}_data" ] && cp -R "${suite}_data" "$dir/"
+done
+compile "$dir" "$dir"/*_SUITE.erl
+compile "$dir" "$emulator/erts_test_utils.erl" "$kernel"/kernel_test_*.erl \
+    "$examples/gen_tcp_dist/src/gen_tcp_dist.erl" "$examples/erl_uds_dist/src/erl_uds_dist.erl"
+compile "$dir/distribution_SUITE_data" "$dir/distribution_SUITE_data/run.erl"
+compile "$dir/ts" "$ts/ts_lib.erl" "$ts/ts_install_cth.erl" "$here/otp_report_cth.erl"
+cp "$ts/ts.config" "$ts/ts.unix.config" "$dir/ts/"
+
+ei=$(erl -noshell -eval 'io:put_chars(code:lib_dir(erl_interface)), halt().')
+[ -d "$ei/include" ] || die "erl_interface is not installed (Debian: erlang-dev)"
+# _REENTRANT: ei.h declares the threaded erl_errno, the one that libei.a defines, only with it.
+${CC:-cc} -O2 -w -D_REENTRANT -I "$ei/include" -o "$dir/erpc_SUITE_data/fwd_node" \
+    "$dir/erpc_SUITE_data/fwd_node.c" -L "$ei/lib" -lei -lpthread
+touch "$dir/.complete"
