@@ -167,10 +167,10 @@ open_door(Socket, #{driver := Driver, kernel := Kernel, next := Age, doors := Do
     Deadline = deadline(partisan_dist_addr:setup_time()),
     {Pid, Ref} = spawn_opt(?MODULE, door, [Driver, Kernel, self(), Socket, Deadline],
                            [monitor, {priority, high}]),
-    case Driver:controlling_process(Socket, Pid) of
-        ok -> Pid ! {self(), socket};
-        {error, _} -> Driver:close(Socket), exit(Pid, kill)
-    end,
+    _ = case Driver:controlling_process(Socket, Pid) of
+            ok -> Pid ! {self(), socket};
+            {error, _} -> Driver:close(Socket), exit(Pid, kill)
+        end,
     State#{next := Age + 1, doors := Doors#{Ref => {Age, Pid, waiting}}}.
 
 %% ------------------------------------------------------------------------------------------------
