@@ -58,6 +58,12 @@ static bool is_small(const struct pt_msg *m)
     return m->complete && !m->transfer && m->size <= PT_TXQ_SMALL && m->last == &m->first;
 }
 
+/* Small, and in no list: one that was opened and did not grow may wait among bulk already. */
+static bool takes_turns(const struct pt_msg *m)
+{
+    return is_small(m) && pt_list_unlinked(&m->pick);
+}
+
 void pt_txq_enlist(struct pt_txq *q, struct pt_msg *m)
 {
     if (pt_list_unlinked(&m->pick))
@@ -88,7 +94,7 @@ static void flow_next(struct pt_txq *q, struct pt_flow *f)
         return;
     }
     struct pt_msg *m = MSG_OF(n, order);
-    if (is_small(m)) {
+    if (takes_turns(m)) {
         f->state = PT_FLOW_SMALL;
         pt_list_push(&q->small, &f->link);
         return;
@@ -346,7 +352,7 @@ static bool pick_small(struct pt_txq *q, unsigned lane, struct pt_emit *e)
         e->msg = m;
         /* the flow keeps its place until its turn is used up */
         struct pt_list *next = pt_list_first(&f->queue);
-        if (next && is_small(MSG_OF(next, order))) {
+        if (next && takes_turns(MSG_OF(next, order))) {
             f->state = PT_FLOW_SMALL;
             if (q->turn > m->size) {
                 q->turn -= m->size;

@@ -1,0 +1,188 @@
+/* Random sessions: both ends, lanes that cut, stall and come late, every kind of message. */
+#include "support_session.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { FLOWS = 24, STEPS = 6000 };
+
+static size_t random_size(struct sup_rng *r)
+{
+    switch (sup_below(r, 20)) {
+    case 0: return sup_below(r, SIM_TINY);
+    case 1: return PT_BATCH_COPY - 2 + sup_below(r, 5);
+    case 2: return PT_RX_DIRECT_MIN - 2 + sup_below(r, 5);
+    case 3: return PT_TXQ_SMALL - 2 + sup_below(r, 5);
+    case 4: return PT_FRAME_SINGLE_MAX - 2 + sup_below(r, 5);
+    case 5: return SIM_TINY + sup_below(r, 300 * 1024);
+    case 6: return SIM_TINY + sup_below(r, 64 * 1024);
+    case 7:
+    case 8: return SIM_TINY + sup_below(r, 6000);
+    default: return SIM_TINY + sup_below(r, 200);
+    }
+}
+
+static enum pt_order random_kind(struct sup_rng *r, unsigned fences)
+{
+    if (sup_below(r, 1000) < fences)
+        return sup_chance(r, 50) ? PT_ORDER_FENCE : PT_ORDER_HALF_FENCE;
+    return sup_chance(r, 10) ? PT_ORDER_FREE : PT_ORDER_SENDER;
+}
+
+/* A few flows send most of it, so that some have a backlog. */
+static uint64_t random_key(struct sup_rng *r)
+{
+    return 1 + (sup_chance(r, 60) ? sup_below(r, 3) : sup_below(r, FLOWS));
+}
+
+static void act(struct sim *s, struct sim_end *e, unsigned fences)
+{
+    struct sup_rng *r = &s->r.rng;
+    enum pt_order kind = random_kind(r, fences);
+    size_t size = random_size(r);
+
+    if (size < SIM_TINY && kind != PT_ORDER_FREE) /* it could not be told from another */
+        size += SIM_TINY;
+    switch (sup_below(r, 12)) {
+    case 0:
+        size = PT_MAX(size, SIM_TINY);
+        sim_open_message(e, kind, random_key(r), size, sup_below(r, size + 1));
+        break;
+    case 1:
+    case 2:
+        if (e->nopen)
+            sim_grow(e, (unsigned)sup_below(r, e->nopen), sup_below(r, 100 * 1024));
+        break;
+    case 3:
+        if (e->nopen)
+            sim_finish(e, (unsigned)sup_below(r, e->nopen));
+        break;
+    default:
+        sim_send(e, kind, random_key(r), size, size <= PT_FRAME_SINGLE_MAX && sup_chance(r, 50));
+    }
+}
+
+static size_t random_piece(struct sup_rng *r)
+{
+    static const size_t most[] = {1, 7, 100, 5000, 70000, SIZE_MAX / 2};
+    return 1 + sup_below(r, most[sup_below(r, 6)]);
+}
+
+static void step(struct sim *s, unsigned fences, unsigned stalls)
+{
+    struct sup_rng *r = &s->r.rng;
+    struct sim_end *e = &s->end[sup_below(r, 4) == 0];
+    unsigned lane = (unsigned)sup_below(r, s->lanes);
+
+    switch (sup_below(r, 8)) {
+    case 0:
+    case 1:
+        if (e->q.bytes < 4 * 1024 * 1024)
+            act(s, e, fences);
+        break;
+    case 2:
+    case 3:
+    case 4: sim_pump_tx(e, lane, random_piece(r)); break;
+    case 5:
+    case 6: sim_pump_rx(e, lane, random_piece(r)); break;
+    default:
+        if (sup_chance(r, stalls)) {
+            bool *stall = sup_chance(r, 50) ? &e->tx_stalled[lane] : &e->rx_stalled[lane];
+            *stall = !*stall;
+        } else if (sup_below(r, 300) == 0) {
+            sim_attach(s);
+        }
+    }
+}
+
+static void resume(struct sim *s)
+{
+    for (unsigned i = 0; i < 2; i++)
+        for (unsigned k = 0; k < SIM_LANES; k++)
+            s->end[i].tx_stalled[k] = s->end[i].rx_stalled[k] = false;
+}
+
+static void run(uint64_t seed, bool any_lane)
+{
+    struct sim s;
+
+    sup_alloc_fail_at(0);
+    sim_init(&s, seed, 1 + (unsigned)sup_below(&(struct sup_rng){seed}, SIM_LANES));
+    struct sup_rng *r = &s.r.rng;
+    s.any_lane = any_lane;
+    s.acks_when_due = sup_chance(r, 50);
+    s.chunk = PT_FRAME_SINGLE_MAX << sup_below(r, 4);
+    unsigned fences = sup_chance(r, 30) ? 0 : (unsigned)sup_below(r, 100);
+    unsigned stalls = sup_chance(r, 30) ? 0 : (unsigned)sup_below(r, 60);
+    for (unsigned i = 0; i < STEPS; i++) {
+        step(&s, fences, stalls);
+        if (s.error || s.end[0].sent.violation[0] || s.end[1].sent.violation[0])
+            break;
+    }
+    sim_check(&s);
+    resume(&s);
+    sim_settle(&s);
+    /* half of the open ones stay unfinished and hold up nothing */
+    for (unsigned i = 0; i < 2; i++)
+        while (s.end[i].nopen && sup_chance(r, 70))
+            sim_finish(&s.end[i], (unsigned)sup_below(r, s.end[i].nopen));
+    sim_settle(&s);
+    sim_check_done(&s);
+    sim_free(&s);
+    sup_must(sup_alloc_live() == 0);
+}
+
+/* The rules are broken on purpose: does the oracle see it? */
+START_TEST(the_oracle_sees_a_receiver_that_ignores_order)
+{
+    unsigned caught = 0;
+
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        struct sim s;
+        sup_alloc_fail_at(0);
+        sim_init(&s, seed, 4);
+        s.any_lane = true;
+        s.end[1].rx.order.broken_on_purpose = true;
+        for (unsigned i = 0; i < STEPS && !s.end[0].sent.violation[0] && !s.error; i++)
+            step(&s, 30, 20);
+        caught += s.end[0].sent.violation[0] != 0;
+        ck_assert_str_eq(s.end[1].sent.violation, ""); /* that way all is well */
+        sim_free(&s);
+    }
+    ck_assert_uint_eq(caught, 6);
+    ck_assert_uint_eq(sup_alloc_live(), 0);
+}
+END_TEST
+
+static unsigned rounds(void)
+{
+    const char *n = getenv("SESSION_ROUNDS");
+    return n ? (unsigned)strtoul(n, NULL, 10) : 40;
+}
+
+static uint64_t first_seed(void)
+{
+    const char *n = getenv("SESSION_SEED");
+    return n ? strtoull(n, NULL, 10) : 1;
+}
+
+START_TEST(lanes_as_the_driver_uses_them)
+{
+    for (unsigned i = 0; i < rounds(); i++)
+        run(first_seed() + i, false);
+}
+END_TEST
+
+START_TEST(any_frame_on_any_lane)
+{
+    for (unsigned i = 0; i < rounds(); i++)
+        run(first_seed() + i, true);
+}
+END_TEST
+
+int main(void)
+{
+    const TTest *tests[] = {lanes_as_the_driver_uses_them, any_frame_on_any_lane,
+                            the_oracle_sees_a_receiver_that_ignores_order};
+    return SUP_MAIN("session", tests);
+}
