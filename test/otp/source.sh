@@ -25,7 +25,7 @@ command -v apt-get >/dev/null ||
 version=$(dpkg-query -W -f '${source:Version}' erlang-base 2>/dev/null) ||
     die "Debian's erlang-base is not installed; set OTP_SRC to the source tree of your OTP release"
 
-tree=$work/src-$version
+tree=$work/src-${version#*:}
 if [ -e "$tree/.complete" ]; then
     echo "$tree"
     exit 0

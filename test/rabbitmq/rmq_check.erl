@@ -9,7 +9,8 @@
 -define(QUORUM, <<"check.quorum">>).
 -define(MIRRORED, <<"check.mirrored">>).
 
-main([Home, Base, Carrier, Messages, ErlArgs]) ->
+main([Home, Base, Carrier, Messages]) ->
+    ErlArgs = os:getenv("CHECK_ERL_ARGS", ""),
     %% Expected deaths of client connections would fill the screen.
     logger:set_primary_config(level, critical),
     Code =
