@@ -15,7 +15,9 @@ main() ->
                     out([[pad(N), T, $\n] || #{name := N, text := T} <- Cases]),
                     0;
                 self_test ->
-                    out("bench: ~b self-tests passed~n", [pt_bench_test:run()]),
+                    Passed = pt_bench_test:run(),
+                    tally(Passed, 0),
+                    out("bench: ~b self-tests passed~n", [Passed]),
                     [
                         out("checking a message of ~b B costs ~b ns~n", [Size, round(Ns)])
                      || {Size, Ns} <- pt_bench_test:check_cost()
@@ -246,6 +248,7 @@ json(#{'case' := Case, carrier := Label} = Sample) ->
 verdict(Samples, File) ->
     Failed = [S || #{ok := false} = S <- Samples],
     Proof = pt_bench_proof:merge([P || #{proof := P} <- Samples]),
+    tally(length(Samples) - length(Failed), length(Failed)),
     out("~nResults: ~ts~n", [File]),
     case Failed of
         [] ->
@@ -301,6 +304,13 @@ out_file(#{out := undefined}) ->
     filename:join(beams(), Name);
 out_file(#{out := File}) ->
     File.
+
+%% `make check' adds up what its stages passed and failed: a line each in the file it names.
+tally(Passed, Failed) ->
+    case os:getenv("PT_TALLY") of
+        false -> ok;
+        File -> ok = file:write_file(File, io_lib:format("~b ~b~n", [Passed, Failed]), [append])
+    end.
 
 %%% output
 

@@ -2,10 +2,10 @@
 # failed one; each is a target that can be run alone. The runners are in test/run.
 
 CHECK_STAGES := all lint check-rebar3 unit fuzz-replay prop $(if $(wildcard test/*_tests.erl),eunit) \
-	        check-nouring ct-uring ct-poll check-asan-vm $(if $(wildcard test/oracle/run),oracle)
+	        check-nouring ct-uring ct-poll check-asan-vm $(if $(wildcard test/oracle/run),oracle) bench-short
 
 .PHONY: check unit fuzz-replay fuzz prop eunit ct-uring ct-poll oracle check-rebar3 check-nouring \
-	check-asan-vm check-otp check-rabbitmq soak bench demo cover
+	check-asan-vm check-otp check-rabbitmq soak bench bench-short demo cover
 
 check: ## all tests
 	@tools/deps hint check
@@ -138,6 +138,8 @@ check-rabbitmq: all ## three RabbitMQ nodes on the carrier
 	$(call other,test/rabbitmq/run)
 bench: all ## benchmarks with proof of delivery, beside inet_tcp
 	$(call other,bench/run)
+bench-short: all ## the benchmark's cells as a delivery check: fails on no time
+	$(call other,bench/short)
 demo: ## three nodes, verified traffic, a node killed and back
 	@tools/deps need build demo
 	@$(MAKE) -s -j$(JOBS) all
