@@ -1,0 +1,338 @@
+%% From the hello to the last lane: negotiation, attaching, and people who should not be there.
+-module(session_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-export([all/0, suite/0]).
+-export([fewer_lanes_win/1, log_lines/1, options_reach_all_lanes/1, lanes_attach_later/1,
+         edited_hello_is_noticed/1, half_stripped_hello_is_noticed/1, stripped_hello_is_plain/1,
+         attach_without_the_key/1, recorded_attach_is_worthless/1, attached_lane_is_not_to_be_had/1,
+         simultaneous_connects/1, dynamic_name/1, no_listener/1]).
+
+suite() ->
+    [{timetrap, {seconds, 120}}].
+
+all() ->
+    [fewer_lanes_win, log_lines, options_reach_all_lanes, lanes_attach_later,
+     edited_hello_is_noticed, half_stripped_hello_is_noticed, stripped_hello_is_plain,
+     attach_without_the_key, recorded_attach_is_worthless, attached_lane_is_not_to_be_had,
+     simultaneous_connects, dynamic_name, no_listener].
+
+%% ------------------------------------------------------------------------------------------------
+
+fewer_lanes_win(_Config) ->
+    One = start(["-partisan", "lanes", "1"]),
+    Two = start(["-partisan", "lanes", "2"]),
+    Many = start(["-partisan", "lanes", "16"]),
+    [begin
+         pt_peer:connect(From, To),
+         ?assert(pt_peer:wait(fun() -> attached(From, To) =:= N andalso attached(To, From) =:= N end)),
+         ?assertEqual(N, wanted(From, To))
+     end || {From, To, N} <- [{One, Many, 1}, {Many, Two, 2}, {Two, One, 1}]],
+    stop([One, Two, Many]).
+
+%% One line at connect, on both sides, nothing louder than that; none at a disconnect on request.
+log_lines(_Config) ->
+    [A, B] = Peers = [start([]), start([])],
+    pt_peer:connect(A, B),
+    ?assert(pt_peer:wait(fun() -> [logs(P, "lanes 4") || P <- Peers] =/= [[], []] end)),
+    [?assert(pt_peer:wait(fun() -> length(logs(P, "lanes 4")) =:= 1 end)) || P <- Peers],
+    pt_peer:disconnect(A, B),
+    ?assertEqual([], [L || {Level, _} = L <- pt_peer:logged(A), Level =/= info]),
+    ?assertEqual([], [L || {Level, _} = L <- pt_peer:logged(B), Level =/= info]),
+    ?assertEqual([], logs(A, "lost")),
+    stop(Peers).
+
+%% net_kernel:setopts/2 means the connection, which is four sockets here.
+options_reach_all_lanes(_Config) ->
+    [A, B] = Peers = [start([]), start([])],
+    pt_peer:connect(A, B),
+    ?assert(pt_peer:wait(fun() -> attached(A, B) =:= 4 end)),
+    ok = pt_peer:call(A, net_kernel, setopts, [pt_peer:node(B), [{priority, 3}]]),
+    ?assertEqual({ok, [{priority, 3}]},
+                 pt_peer:call(A, net_kernel, getopts, [pt_peer:node(B), [priority]])),
+    ?assert(pt_peer:wait(fun() -> length([S || S <- tcp_ports(A), priority(A, S) =:= 3]) =:= 4 end)),
+    [?assertMatch({error, {badopts, [_]}},
+                  pt_peer:call(A, net_kernel, setopts, [pt_peer:node(B), [Bad]]))
+     || Bad <- [{active, true}, {packet, 0}, {deliver, term}]],
+    stop(Peers).
+
+%% Lanes that find no way are said in a line; the connection works without them, and they come when
+%% the way is free.
+lanes_attach_later(_Config) ->
+    {A, B, Proxy} = with_proxy(fun(1) -> pass;
+                                  (_) -> refuse
+                               end),
+    pt_peer:connect(A, B),
+    echo(A, B, 1000000),
+    ?assertEqual(1, attached(A, B)),
+    pt_proxy:on_connect(Proxy, fun(_) -> pass end),
+    ?assert(pt_peer:wait(fun() -> attached(A, B) =:= 4 andalso attached(B, A) =:= 4 end, 20000)),
+    ?assert(pt_peer:wait(fun() -> length(logs(A, "lanes 4")) =:= 1 end)),
+    echo(A, B, 1000000),
+    stop(A, B, Proxy).
+
+%% Any byte of either hello changed on the way: no connection, and the reason in a log.
+edited_hello_is_noticed(_Config) ->
+    Edits = [{connector, fun set_lanes/1}, {acceptor, fun set_lanes/1},
+             {connector, fun change_last_byte/1}, {acceptor, fun change_last_byte/1},
+             {connector, fun(P) -> <<P/binary, "more">> end},
+             {acceptor, fun(P) -> <<P/binary, "more">> end}],
+    {A, B, Proxy} = with_proxy(fun(_) -> pass end),
+    lists:foreach(fun({Side, Edit}) ->
+                          pt_proxy:on_connect(Proxy, edit(Side, Edit)),
+                          no_connection(A, B)
+                  end, Edits),
+    ?assertNotEqual([], logs(A, "authentication") ++ logs(B, "authentication")),
+    pt_proxy:on_connect(Proxy, fun(_) -> pass end),
+    pt_peer:connect(A, B),
+    stop(A, B, Proxy).
+
+%% The hello taken out of one direction only.
+half_stripped_hello_is_noticed(_Config) ->
+    {A, B, Proxy} = with_proxy(edit(acceptor, fun strip_challenge/1)),
+    no_connection(A, B),
+    stop(A, B, Proxy).
+
+%% The hello taken out of send_name makes both plain: what the option plain_peers is for.
+stripped_hello_is_plain(_Config) ->
+    {A, B, Proxy} = with_proxy(edit(connector, fun strip_name/1)),
+    pt_peer:connect(A, B),
+    echo(A, B, 1000000),
+    ?assertEqual(undefined, pt_peer:call(A, partisan_dist, info, [pt_peer:node(B)])),
+    ?assertEqual([], pt_peer:unexpected_logs(A) ++ pt_peer:unexpected_logs(B)),
+    stop(A, B, Proxy).
+
+%% Somebody knows the session id and waits for its chance: a free lane.
+attach_without_the_key(_Config) ->
+    {A, B, Proxy} = with_proxy(fun(1) -> pass;
+                                  (_) -> refuse
+                               end),
+    pt_peer:connect(A, B),
+    #{session_id := Id} = pt_peer:call(B, partisan_dist, info, [pt_peer:node(A)]),
+    Port = listen_port(B),
+    S = attach(Port, Id, 1),
+    {ok, <<$P, _Nonce:16/binary, _Mac:32/binary>>} = packet(S),
+    ok = gen_tcp:send(S, [<<33:16>>, $P, crypto:strong_rand_bytes(32)]),
+    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000)),
+    %% Lanes that cannot be: the first, and beyond the agreed number.
+    [?assertMatch({error, closed}, packet(attach(Port, Id, Lane))) || Lane <- [0, 4, 255]],
+    ?assert(pt_peer:wait(fun() -> refused_lanes(B) >= 4 end)),
+    ?assertEqual(1, attached(B, A)),
+    echo(A, B, 1000),
+    stop(A, B, Proxy).
+
+%% What the connector of a lane said is played again on another connection.
+recorded_attach_is_worthless(_Config) ->
+    Tape = ets:new(tape, [public, bag]),
+    Record = fun(Side, N, Packet) ->
+                     true = ets:insert(Tape, {Side, N, Packet}),
+                     case {Side, N} of
+                         {connector, 2} -> close; % it never arrives, so the lane stays free
+                         _ -> Packet
+                     end
+             end,
+    {A, B, Proxy} = with_proxy(fun(1) -> pass;
+                                  (2) -> {packets, {2, 2}, Record};
+                                  (_) -> refuse
+                               end),
+    pt_peer:connect(A, B),
+    ?assert(pt_peer:wait(fun() -> ets:member(Tape, connector)
+                                      andalso length(ets:lookup(Tape, connector)) =:= 2 end)),
+    [Request] = [P || {_, 1, P} <- ets:lookup(Tape, connector)],
+    [Proof] = [P || {_, 2, P} <- ets:lookup(Tape, connector)],
+    {ok, S} = gen_tcp:connect({127, 0, 0, 1}, listen_port(B), [binary, {active, false}]),
+    send(S, Request),
+    {ok, <<$P, _/binary>>} = packet(S),
+    send(S, Proof),
+    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000)),
+    ?assertEqual(1, attached(B, A)),
+    stop(A, B, Proxy).
+
+attached_lane_is_not_to_be_had(_Config) ->
+    [A, B] = Peers = [start([]), start([])],
+    pt_peer:connect(A, B),
+    ?assert(pt_peer:wait(fun() -> attached(A, B) =:= 4 andalso attached(B, A) =:= 4 end)),
+    #{session_id := Id} = pt_peer:call(B, partisan_dist, info, [pt_peer:node(A)]),
+    [?assertMatch({error, closed}, packet(attach(listen_port(P), Id, Lane)))
+     || P <- Peers, Lane <- [1, 3]],
+    ?assertEqual([4, 4], [attached(A, B), attached(B, A)]),
+    echo(A, B, 1000),
+    stop(Peers).
+
+%% Both sides connect at once, again and again: one connection comes out of it, with all its lanes,
+%% and nothing stays behind.
+simultaneous_connects(_Config) ->
+    [A, B] = Peers = [start([]), start([])],
+    pt_peer:connect(A, B),
+    pt_peer:disconnect(A, B),
+    Before = [ports(P) || P <- Peers],
+    lists:foreach(
+      fun(_) ->
+              At = erlang:system_time(millisecond) + 20,
+              Connect = fun(From, To) ->
+                                Node = pt_peer:node(To),
+                                pt_peer:eval(From, fun() ->
+                                    pt_peer:wait(fun() -> erlang:system_time(millisecond) >= At end,
+                                                 1000, 0),
+                                    net_kernel:connect_node(Node)
+                                end)
+                        end,
+              Self = self(),
+              Pids = [spawn_link(fun() -> Self ! {self(), Connect(X, Y)} end)
+                      || {X, Y} <- [{A, B}, {B, A}]],
+              ?assertEqual([true, true], [receive {Pid, R} -> R end || Pid <- Pids]),
+              ?assert(pt_peer:wait(fun() -> pt_peer:connected(A, B) end)),
+              ?assert(pt_peer:wait(fun() -> attached(A, B) =:= 4 andalso attached(B, A) =:= 4 end)),
+              #{session_id := Id} = pt_peer:call(A, partisan_dist, info, [pt_peer:node(B)]),
+              ?assertMatch(#{session_id := Id},
+                           pt_peer:call(B, partisan_dist, info, [pt_peer:node(A)])),
+              pt_peer:disconnect(A, B)
+      end, lists:seq(1, 20)),
+    ?assert(pt_peer:wait(fun() -> [ports(P) || P <- Peers] =:= Before end),
+            #{before => Before, now => [ports(P) || P <- Peers]}),
+    stop(Peers).
+
+%% The acceptor gives the connector its name: keys and logs must go by that one.
+dynamic_name(_Config) ->
+    B = start([]),
+    [_, Host] = string:split(atom_to_list(pt_peer:node(B)), "@"),
+    Node = pt_peer:node(B),
+    {ok, Ctl, _} = peer:start_link(
+                     #{connection => standard_io,
+                       args => ["-name", "undefined@" ++ Host, "-setcookie", "pt_" ++ os:getpid()
+                                | pt_peer:dist_args("partisan")]}),
+    ?assertEqual(nonode@nohost, peer:call(Ctl, erlang, node, [])),
+    true = peer:call(Ctl, net_kernel, connect_node, [Node]),
+    Name = peer:call(Ctl, erlang, node, []),
+    ?assertNotEqual(nonode@nohost, Name),
+    ?assertEqual(4000000, byte_size(peer:call(Ctl, erpc, call, [Node, binary, copy,
+                                                                [<<1>>, 4000000]]))),
+    ?assert(pt_peer:wait(fun() -> attached(B, #{node => Name}) =:= 4 end)),
+    peer:stop(Ctl),
+    stop([B]).
+
+%% -dist_listen false: loads the carrier when it is needed, and is a carrier.
+no_listener(_Config) ->
+    A = start(["-dist_listen", "false"]),
+    B = start([]),
+    true = pt_peer:call(A, net_kernel, connect_node, [pt_peer:node(B)]),
+    ?assert(pt_peer:wait(fun() -> attached(A, B) =:= 4 end)),
+    echo(A, B, 1000000),
+    stop([A, B]).
+
+%% ------------------------------------------------------------------------------------------------
+
+start(Args) ->
+    P = pt_peer:start(session, #{carrier => "partisan", args => Args}),
+    pt_peer:log_start(P),
+    P.
+
+stop(Peers) ->
+    [pt_peer:stop(P) || P <- Peers],
+    ok.
+
+stop(A, B, Proxy) ->
+    stop([A, B]),
+    pt_proxy:stop(Proxy).
+
+%% A connects to B through a proxy.
+with_proxy(OnConnect) ->
+    A = start(["-epmd_module", "pt_epmd"]),
+    B = start([]),
+    Proxy = pt_proxy:start(listen_port(B), OnConnect),
+    [Name, _] = string:split(atom_to_list(pt_peer:node(B)), "@"),
+    ok = pt_peer:call(A, pt_epmd, detour, [Name, pt_proxy:port(Proxy)]),
+    {A, B, Proxy}.
+
+%% Both packets that may hold a hello have the tag N; no packet of a lane has.
+edit(Side, Edit) ->
+    fun(_) ->
+            {packets, {2, 3}, fun(S, _, <<$N, _/binary>> = Packet) when S =:= Side -> Edit(Packet);
+                                 (_, _, Packet) -> Packet
+                              end}
+    end.
+
+%% Neither the connecting node nor the other one ever counts the other as connected for long, and
+%% nothing of a session is left.
+no_connection(A, B) ->
+    _ = pt_peer:call(A, net_kernel, connect_node, [pt_peer:node(B)]),
+    ?assertEqual({badrpc, nodedown}, pt_peer:call(A, rpc, call, [pt_peer:node(B), erlang, node, []])),
+    ?assert(pt_peer:wait(fun() -> pt_peer:call(A, erlang, nodes, [connected]) =:= [] end)),
+    ?assert(pt_peer:wait(fun() -> pt_peer:call(B, erlang, nodes, [connected]) =:= [] end)),
+    ?assert(pt_peer:wait(fun() -> pt_peer:call(B, partisan_nif, sessions, []) =:= [] end)).
+
+set_lanes(Packet) ->
+    [Head, <<_, Tail/binary>>] = binary:split(Packet, <<2, 0, 1>>),
+    <<Head/binary, 2, 0, 1, 2, Tail/binary>>.
+
+change_last_byte(Packet) ->
+    Size = byte_size(Packet) - 1,
+    <<Head:Size/binary, Last>> = Packet,
+    <<Head/binary, (Last bxor 1)>>.
+
+strip_name(<<$N, Fixed:12/binary, Size:16, Name:Size/binary, "ptsn", _/binary>>) ->
+    <<$N, Fixed/binary, Size:16, Name/binary>>.
+
+strip_challenge(<<$N, Fixed:16/binary, Size:16, Name:Size/binary, "ptsn", _/binary>>) ->
+    <<$N, Fixed/binary, Size:16, Name/binary>>.
+
+echo(A, B, Size) ->
+    Node = pt_peer:node(B),
+    Data = crypto:strong_rand_bytes(Size),
+    ?assertEqual(erlang:md5(Data),
+                 erlang:md5(pt_peer:call(A, erpc, call, [Node, lists, last, [[Data]]]))).
+
+attached(From, To) ->
+    case pt_peer:call(From, partisan_dist, info, [pt_peer:node(To)]) of
+        #{lanes_attached := N} -> N;
+        _ -> none
+    end.
+
+wanted(From, To) ->
+    maps:get(lanes_wanted, pt_peer:call(From, partisan_dist, info, [pt_peer:node(To)])).
+
+refused_lanes(P) ->
+    maps:get(refused_lanes, pt_peer:call(P, partisan_dist_reg, counters, []), 0).
+
+logs(P, Part) ->
+    [Line || {_, Text} = Line <- pt_peer:logged(P), string:find(Text, Part) =/= nomatch].
+
+tcp_ports(P) ->
+    pt_peer:eval(P, fun() ->
+                        [Port || Port <- erlang:ports(),
+                                 erlang:port_info(Port, name) =:= {name, "tcp_inet"}]
+                    end).
+
+priority(P, Socket) ->
+    case pt_peer:call(P, inet, getopts, [Socket, [priority]]) of
+        {ok, [{priority, N}]} -> N;
+        _ -> none
+    end.
+
+%% The sockets and sessions that are open.
+ports(P) ->
+    pt_peer:eval(P, fun() ->
+                        lists:sort([Name || Port <- erlang:ports(),
+                                            {name, Name} <- [erlang:port_info(Port, name)],
+                                            lists:member(Name, ["tcp_inet", "partisan_drv"])])
+                    end).
+
+listen_port(P) ->
+    [Name, _] = string:split(atom_to_list(pt_peer:node(P)), "@"),
+    {port, Port, _} = erl_epmd:port_please(Name, {127, 0, 0, 1}),
+    Port.
+
+attach(Port, Id, Lane) ->
+    {ok, S} = gen_tcp:connect({127, 0, 0, 1}, Port, [binary, {active, false}]),
+    send(S, <<"Ptsn", 1, Id/binary, Lane, (crypto:strong_rand_bytes(16))/binary>>),
+    S.
+
+send(S, Packet) ->
+    ok = gen_tcp:send(S, [<<(byte_size(Packet)):16>>, Packet]).
+
+packet(S) ->
+    case gen_tcp:recv(S, 2, 5000) of
+        {ok, <<Length:16>>} -> gen_tcp:recv(S, Length, 5000);
+        {error, _} = Error -> Error
+    end.
