@@ -1,16 +1,19 @@
 %% The carrier in releases: embedded mode, no -pa, code loaded by the boot script.
 %%
-%% Releases are made by systools as any release tool does (boot script, tar with erts), unpacked into
-%% a directory of their own and started by the erlexec inside, as relx and mix do it.
+%% Releases are made by systools as any release tool does (boot script, tar), unpacked into a directory
+%% of their own and started by erlexec on their boot script, as the scripts of relx and mix do it. They
+%% leave erts out (relx: include_erts false): nothing here depends on it, and packing it is slow.
 -module(release_SUITE).
 
 -include_lib("common_test/include/ct.hrl").
 
--export([all/0, init_per_suite/1, end_per_suite/1]).
+-export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
 -export([embedded_nodes_connect/1, embedded_meets_interactive/1, without_application_is_refused/1,
          without_application_by_flags/1]).
 
 -define(COOKIE, "release_suite").
+
+suite() -> [{timetrap, {seconds, 120}}].
 
 all() ->
     [embedded_nodes_connect, embedded_meets_interactive, without_application_is_refused,
@@ -53,7 +56,7 @@ without_application_is_refused(Config) ->
     Root = ?config(without, Config),
     Args = ["-mode", "embedded", "-pa", ebin(), "-proto_dist", "partisan",
             "-sname", name(), "-setcookie", ?COOKIE, "-noinput", "-boot", boot(Root)],
-    {Status, Output} = run_until_exit(erlexec(Root), Args, env(Root)),
+    {Status, Output} = run_until_exit(erlexec(), Args, env(Root)),
     true = Status =/= 0,
     {match, _} = re:run(Output, "Protocol 'partisan': not supported").
 
@@ -80,7 +83,7 @@ make_release(Dir, Name, Extra) ->
     ok = file:write_file(Base ++ ".rel", io_lib:format("~tp.~n", [Spec])),
     Options = [{path, [ebin()]}, {outdir, Dir}, silent],
     {ok, _, _} = systools:make_script(Base, Options),
-    {ok, _, _} = systools:make_tar(Base, [{erts, code:root_dir()} | Options]),
+    {ok, _, _} = systools:make_tar(Base, Options),
     Root = Base ++ ".root",
     ok = filelib:ensure_dir(filename:join(Root, "x")),
     ok = erl_tar:extract(Base ++ ".tar.gz", [compressed, {cwd, Root}]),
@@ -96,14 +99,14 @@ vsn(App) ->
 
 ebin() -> pt_peer:ebin().
 
-erlexec(Root) -> filename:join(bindir(Root), "erlexec").
+bindir() -> filename:join([code:root_dir(), "erts-" ++ erlang:system_info(version), "bin"]).
 
-bindir(Root) -> filename:join(Root, "erts-" ++ erlang:system_info(version) ++ "/bin").
+erlexec() -> filename:join(bindir(), "erlexec").
 
 boot(Root) -> filename:join(Root, "releases/1/start").
 
 env(Root) ->
-    [{"ROOTDIR", Root}, {"BINDIR", bindir(Root)}, {"EMU", "beam"}, {"PROGNAME", "erl"}].
+    [{"ROOTDIR", Root}, {"BINDIR", bindir()}, {"EMU", "beam"}, {"PROGNAME", "erl"}].
 
 %% --- nodes ------------------------------------------------------------------------------------------
 
@@ -113,7 +116,7 @@ start(Where, Flags, Env) ->
     {Exec, Boot, Env0} =
         case Where of
             system -> {os:find_executable("erl"), [], []};
-            Root -> {erlexec(Root), ["-boot", boot(Root)], env(Root)}
+            Root -> {erlexec(), ["-boot", boot(Root)], env(Root)}
         end,
     {ok, Peer, Node} =
         peer:start_link(#{name => name(), connection => standard_io,
@@ -127,14 +130,12 @@ name() ->
 connect_and_verify(PeerA, A, PeerB, B) ->
     true = peer:call(PeerA, net_kernel, connect_node, [B]),
     [B] = peer:call(PeerA, erlang, nodes, []),
-    [A] = peer:call(PeerB, erlang, nodes, []),
-    Data = crypto_free_bytes(3_000_000),
+    %% The accepting side is up a moment later.
+    true = pt_peer:wait(fun() -> [A] =:= peer:call(PeerB, erlang, nodes, []) end),
+    Data = rand:bytes(3_000_000),
     Hash = erlang:md5(Data),
     Hash = peer:call(PeerA, erpc, call, [B, erlang, md5, [Data]]),
     Data = peer:call(PeerB, erpc, call, [A, erlang, iolist_to_binary, [[Data]]]).
-
-crypto_free_bytes(N) ->
-    << <<(rand:uniform(256) - 1)>> || _ <- lists:seq(1, N) >>.
 
 %% Connections of the node that are the carrier's.
 carriers(Peer) ->
