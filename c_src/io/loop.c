@@ -28,6 +28,7 @@ struct pt_loop {
 
     /* between pt_loop_start() and the thread, until `opened` is posted */
     enum pt_backend_wish wish;
+    const struct pt_backend *uring, *poll;
     int verdict;
     char *reason;
     size_t reason_len;
@@ -204,14 +205,8 @@ static void *run(void *arg)
     (void)pthread_setname_np(pthread_self(), "partisan_loop");
     /* Here and not in pt_loop_start(): a ring with SINGLE_ISSUER belongs to the thread that made
      * it. */
-    int verdict = pt_backend_choose(loop->wish,
-#ifdef HAVE_LIBURING
-                                    &pt_backend_uring,
-#else
-                                    NULL,
-#endif
-                                    &pt_backend_poll, &loop->backend, &loop->state, loop->reason,
-                                    loop->reason_len);
+    int verdict = pt_backend_choose(loop->wish, loop->uring, loop->poll, &loop->backend,
+                                    &loop->state, loop->reason, loop->reason_len);
     loop->verdict = verdict;
     sem_post(&loop->opened); /* on failure the starter frees the loop after joining us */
     if (verdict)
@@ -243,7 +238,19 @@ static void destroy(struct pt_loop *loop)
     pt_free(loop);
 }
 
-int pt_loop_start(struct pt_loop **out, enum pt_backend_wish wish, char *reason, size_t reason_len)
+int pt_loop_start(struct pt_loop **loop, enum pt_backend_wish wish, char *reason, size_t reason_len)
+{
+#ifdef HAVE_LIBURING
+    const struct pt_backend *uring = &pt_backend_uring;
+#else
+    const struct pt_backend *uring = NULL;
+#endif
+    return pt_loop_start_with(loop, wish, uring, &pt_backend_poll, reason, reason_len);
+}
+
+int pt_loop_start_with(struct pt_loop **out, enum pt_backend_wish wish,
+                       const struct pt_backend *uring, const struct pt_backend *poll, char *reason,
+                       size_t reason_len)
 {
     *out = NULL;
     struct pt_loop *loop = pt_zalloc(sizeof *loop);
@@ -252,6 +259,8 @@ int pt_loop_start(struct pt_loop **out, enum pt_backend_wish wish, char *reason,
         return -ENOMEM;
     }
     loop->wish = wish;
+    loop->uring = uring;
+    loop->poll = poll;
     loop->reason = reason;
     loop->reason_len = reason_len;
     sem_init(&loop->opened, 0, 0);

@@ -70,6 +70,10 @@ struct pt_loop;
  * chosen and why. */
 int pt_loop_start(struct pt_loop **loop, enum pt_backend_wish wish, char *reason,
                   size_t reason_len);
+/* The same with backends of the caller's (uring may be NULL): tests bring their own. */
+int pt_loop_start_with(struct pt_loop **loop, enum pt_backend_wish wish,
+                       const struct pt_backend *uring, const struct pt_backend *poll, char *reason,
+                       size_t reason_len);
 /* Ends the thread after the sends under way completed; tests and sanitizers want it, the VM never
  * calls it. No tx may be submitted any more, and every pt_loop_submit() must have returned. */
 void pt_loop_stop(struct pt_loop *loop);

@@ -246,6 +246,9 @@ static bool prepare(struct uring *u, uint64_t word)
     if ((word & KIND_MASK) == KIND_POLL)
         io_uring_prep_poll_add(sqe, tx->fd, POLLOUT);
     else
+        /* Not MSG_WAITALL: the kernel would then finish all of msg before it tells us, which saves
+         * a few percent of CPU when msg is 1 MB and nothing at 256 KB, while small messages queued
+         * since wait behind the whole of it. A short completion lets fill put them in front. */
         io_uring_prep_sendmsg(sqe, tx->fd, &tx->msg, MSG_NOSIGNAL);
     io_uring_sqe_set_data64(sqe, word);
     return true;
