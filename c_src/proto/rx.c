@@ -181,15 +181,20 @@ int pt_rx_drop(struct pt_rx *r, uint64_t id)
 
 /* ---- acknowledgements ---- */
 
+/* The third case: a little that came last on a slow lane may take the watermark past much that was
+ * delivered before the last ACK but not covered by it. The peer may be waiting for just that. */
 bool pt_rx_ack_due(const struct pt_rx *r)
 {
-    return (r->since_bytes >= PT_RX_ACK_BYTES || r->since_count >= PT_RX_ACK_COUNT) &&
+    return (r->since_bytes >= PT_RX_ACK_BYTES || r->since_count >= PT_RX_ACK_COUNT ||
+            (r->uncovered_bytes >= PT_RX_ACK_BYTES && !r->order.beyond)) &&
            r->order.watermark != r->acked;
 }
 
 void pt_rx_ack_sent(struct pt_rx *r, uint64_t number)
 {
     r->acked = number;
+    bool covers_all = number == r->order.watermark && !r->order.beyond;
+    r->uncovered_bytes = covers_all ? 0 : r->uncovered_bytes + r->since_bytes;
     r->since_bytes = 0;
     r->since_count = 0;
 }

@@ -165,7 +165,8 @@ static int unstage(struct pt_txq *q)
 
 static int enter(struct pt_txq *q, struct pt_msg *m)
 {
-    if (q->staging) {
+    /* some stay behind without staging while unstage() lacks memory */
+    if (q->staging || !pt_list_empty(&q->behind)) {
         pt_list_push(&q->behind, &m->order);
         return 0;
     }
@@ -446,7 +447,7 @@ static bool pick_bulk(struct pt_txq *q, unsigned lane, size_t chunk, struct pt_e
 
 int pt_txq_next(struct pt_txq *q, unsigned lane, unsigned want, size_t chunk, struct pt_emit *e)
 {
-    if (PT_UNLIKELY(pt_unacked_reserve(q)))
+    if (PT_UNLIKELY(pt_unacked_reserve(q) || unstage(q)))
         return -ENOMEM;
     if ((want & PT_WANT_BULK) && q->small_run >= PT_TXQ_SMALL_RUN) {
         q->small_run = 0;

@@ -86,7 +86,7 @@ struct pt_emit {
 };
 
 int pt_txq_init(struct pt_txq *q, const struct pt_owner_ops *ops); /* 0 or -ENOMEM */
-void pt_txq_free(struct pt_txq *q); /* with all messages in it */
+void pt_txq_free(struct pt_txq *q); /* with all messages in it; free the lanes' batches first */
 
 /* Takes m (kind and key set, complete). 0 or -ENOMEM (m is still the caller's). */
 int pt_txq_submit(struct pt_txq *q, struct pt_msg *m);
@@ -101,7 +101,8 @@ int pt_txq_finish(struct pt_txq *q, struct pt_msg *m); /* 0 or -ENOMEM (m stays 
  * the caller, who then calls pt_txq_emitted(). 0: nothing to send. -ENOMEM. */
 int pt_txq_next(struct pt_txq *q, unsigned lane, unsigned want, size_t chunk, struct pt_emit *e);
 /* The payload of the frame was taken. 1: the message left the queue, free it once its frames are
- * sent; 0: more of it is to come; -ENOMEM. */
+ * sent; 0: more of it is to come; -ENOMEM: it left the queue too, and what a fence held back is
+ * tried again by the next pt_txq_next(). */
 int pt_txq_emitted(struct pt_txq *q, const struct pt_emit *e);
 
 /* The peer delivered everything up to `number`. 0, or PT_E_BAD_NUMBER if that was never sent. */
