@@ -38,78 +38,76 @@ static void outputv(ErlDrvData data, ErlIOVec *ev)
         pt_peer_fail(p, rc, "cannot queue a message");
 }
 
-static bool drained(struct pt_peer *p)
+/* ---- a closing port ---- */
+
+enum { FLUSH_LOOK_MS = 20 };
+
+/* Bytes that are not yet with the peer's kernel. What is only in our socket's queue counts: closing
+ * a socket with unread input resets the connection, and takes that queue with it. */
+static uint64_t undelivered(struct pt_peer *p, bool *dead)
 {
+    struct pt_sock_info si;
     pthread_mutex_lock(&p->lock);
-    bool empty = pt_tx_pending(p) == 0;
+    uint64_t n = pt_tx_pending(p);
+    *dead = p->error != 0;
     pthread_mutex_unlock(&p->lock);
-    return empty;
+    for (unsigned i = 0; i < PT_LANES_MAX; i++)
+        if (p->lanes[i].fd >= 0 && !pt_sock_info(p->lanes[i].fd, &si))
+            n += si.out_queue;
+    return n;
 }
 
-/* A port that closes: nothing is left to send, or nothing moves any more (halt() must not wait for
- * a dead peer, OTP issue 7438). */
-static void flush_step(struct pt_peer *p)
+/* Done when everything is delivered, or nothing moved for flush_timeout: halt() must not wait for a
+ * dead peer (OTP issue 7438). */
+static void flush_look(struct pt_peer *p)
 {
-    pthread_mutex_lock(&p->lock);
-    uint64_t progress = p->sent_bytes;
-    bool dead = p->error != 0;
-    pthread_mutex_unlock(&p->lock);
-    if (!p->started || dead || drained(p)) {
-        if (driver_sizeq(p->port))
-            driver_deq(p->port, driver_sizeq(p->port));
-        return;
-    }
-    p->flush_progress = progress;
-}
+    bool dead;
+    uint64_t left = undelivered(p, &dead);
+    uint64_t now = pt_now_ns();
 
-static void give_up(struct pt_peer *p)
-{
-    pthread_mutex_lock(&p->lock);
-    bool stuck = p->sent_bytes == p->flush_progress;
-    pthread_mutex_unlock(&p->lock);
-    if (stuck) {
+    if (left != p->flush_mark) {
+        p->flush_mark = left;
+        p->flush_moved = now;
+    }
+    if (!p->started || p->ending || dead || left == 0 ||
+        now - p->flush_moved > pt_node.flush_timeout_ms * 1000000ull) {
         if (driver_sizeq(p->port))
             driver_deq(p->port, driver_sizeq(p->port));
-        return;
+    } else {
+        driver_set_timer(p->port, FLUSH_LOOK_MS);
     }
-    flush_step(p);
-    if (driver_sizeq(p->port))
-        driver_set_timer(p->port, pt_node.flush_timeout_ms);
 }
 
 static void flush(ErlDrvData data)
 {
     struct pt_peer *p = (struct pt_peer *)data;
-    p->flushing = true;
-    for (unsigned i = 0; i < PT_LANES_MAX; i++)
-        if (p->lanes[i].reading)
-            pt_rx_select(p, &p->lanes[i], false);
+    p->flushing = true; /* reading goes on: what is left may wait for acknowledgements */
     pthread_mutex_lock(&p->lock);
     p->wake_on_drain = true;
     pthread_mutex_unlock(&p->lock);
+    p->flush_moved = pt_now_ns();
     if (!p->failed)
         (void)pt_tx_flush(p);
-    flush_step(p);
-    if (driver_sizeq(p->port))
-        driver_set_timer(p->port, pt_node.flush_timeout_ms);
+    flush_look(p);
 }
 
+/* ---- events ---- */
+
+/* The port may be gone on return. */
 static void send_now(struct pt_peer *p)
 {
     int rc = pt_tx_flush(p);
     if (p->flushing)
-        flush_step(p);
+        flush_look(p);
     else if (rc)
-        pt_peer_fail(p, rc, "sending failed");
+        pt_peer_end(p, NULL, rc, "sending failed");
+    else if (p->ending)
+        pt_peer_end_check(p);
 }
 
 static void timeout(ErlDrvData data)
 {
     struct pt_peer *p = (struct pt_peer *)data;
-    if (p->flushing) {
-        give_up(p);
-        return;
-    }
     p->flush_timer = false;
     send_now(p);
 }
@@ -124,9 +122,33 @@ static void on_wake(struct pt_peer *p)
     int err = p->error;
     pthread_mutex_unlock(&p->lock);
     if (err && !p->flushing)
-        pt_peer_fail(p, err, "sending failed");
+        pt_peer_end(p, NULL, err, "sending failed");
     else
         send_now(p);
+}
+
+static void on_lane(struct pt_peer *p, struct pt_lane *l)
+{
+    char what[64];
+    int rc = pt_rx_io(p, l);
+
+    if (p->flushing) {
+        if (rc) {
+            l->ended = true;
+            pt_rx_select(p, l, false);
+        }
+    } else if (rc == -ENODATA) {
+        snprintf(what, sizeof what, "lane %u was closed by the peer", l->no);
+        pt_peer_end(p, l, 0, what);
+    } else if (rc == -ECONNRESET || rc == -EPIPE || rc == -ETIMEDOUT) {
+        snprintf(what, sizeof what, "lane %u", l->no);
+        pt_peer_end(p, l, rc, what);
+    } else if (rc == -ESHUTDOWN) {
+        pt_rx_select(p, l, false); /* the VM is closing the port */
+    } else if (rc) {
+        snprintf(what, sizeof what, "lane %u", l->no);
+        pt_peer_fail(p, rc, what);
+    }
 }
 
 static void ready_input(ErlDrvData data, ErlDrvEvent event)
@@ -140,22 +162,10 @@ static void ready_input(ErlDrvData data, ErlDrvEvent event)
     }
     for (unsigned i = 0; i < PT_LANES_MAX; i++) {
         struct pt_lane *l = &p->lanes[i];
-        if (l->fd != fd)
-            continue;
-        if (p->failed || p->flushing || !l->reading)
+        if (l->fd == fd && l->reading && !p->failed) {
+            on_lane(p, l);
             return;
-        int rc = pt_rx_io(p, l);
-        char what[64];
-        if (rc == -ENODATA) {
-            snprintf(what, sizeof what, "lane %u was closed by the peer", i);
-            pt_peer_fail(p, 0, what);
-        } else if (rc == -ESHUTDOWN) {
-            pt_rx_select(p, l, false); /* the VM is closing the port */
-        } else if (rc) {
-            snprintf(what, sizeof what, "lane %u", i);
-            pt_peer_fail(p, rc, what);
         }
-        return;
     }
 }
 

@@ -9,6 +9,10 @@
 #include <time.h>
 #include <unistd.h>
 
+/* How long the other lanes may take to end once one did: the rest of what is in flight, a
+ * retransmission included. */
+static const uint64_t END_GRACE_NS = 1000 * 1000000ull;
+
 uint64_t pt_now_ns(void)
 {
     struct timespec ts;
@@ -182,4 +186,35 @@ void pt_peer_fail(struct pt_peer *p, int err, const char *what)
     if (driver_sizeq(p->port))
         driver_deq(p->port, driver_sizeq(p->port));
     driver_failure_atom(p->port, (char *)(uintptr_t) "connection_closed");
+}
+
+void pt_peer_end_check(struct pt_peer *p)
+{
+    bool more = false;
+    for (unsigned i = 0; i < PT_LANES_MAX; i++)
+        more = more || p->lanes[i].reading;
+    uint64_t now = pt_now_ns();
+    if (!more || now >= p->end_by) {
+        pt_peer_fail(p, 0, p->end_text);
+    } else if (!p->flush_timer) {
+        driver_set_timer(p->port, (unsigned long)((p->end_by - now) / 1000000 + 1));
+    }
+}
+
+void pt_peer_end(struct pt_peer *p, struct pt_lane *l, int err, const char *what)
+{
+    if (l) {
+        l->ended = true;
+        pt_rx_select(p, l, false);
+    }
+    if (!p->ending) {
+        p->ending = true;
+        p->end_by = pt_now_ns() + END_GRACE_NS;
+        snprintf(p->end_text, sizeof p->end_text, "%s%s%s", what, err ? ": " : "",
+                 err ? pt_strerror(err) : "");
+        pthread_mutex_lock(&p->lock);
+        p->closing = true; /* sending on is in vain */
+        pthread_mutex_unlock(&p->lock);
+    }
+    pt_peer_end_check(p);
 }

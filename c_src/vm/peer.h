@@ -42,6 +42,7 @@ struct pt_lane {
     struct pt_rx_lane rx;
     bool selected;        /* driver_select() was called for fd: stop_select closes it */
     bool reading, rx_paused;
+    bool ended;           /* the peer sends no more on it */
     uint64_t reads;
     /* session lock */
     enum pt_lane_state state;
@@ -68,10 +69,14 @@ struct pt_peer {
     struct pt_rx rx;
     struct pt_hmap joins; /* SeqId -> struct pt_join */
     bool started, busy, flush_timer, flushing, failed;
+    bool ending;             /* a lane ended or failed: the others are read to their ends */
+    uint64_t end_by;         /* ns: but not longer than this */
+    char end_text[160];
     ErlDrvTermData notify;
     bool has_notify;
     uint64_t flushed_at;     /* ns */
-    uint64_t flush_progress; /* bytes sent when a closing port looked last */
+    uint64_t flush_mark;     /* how far a closing port had come when it last moved */
+    uint64_t flush_moved;    /* ns, when that was */
     uint64_t packets_out, busy_count;
 
     /* node lock */
@@ -110,6 +115,11 @@ int pt_peer_attach(struct pt_peer *p, unsigned lane, int fd, char *why, size_t w
 int pt_peer_start(struct pt_peer *p);
 /* Ends the connection because of the wire. The port may be gone on return: return at once. */
 void pt_peer_fail(struct pt_peer *p, int err, const char *what);
+/* The same, but first what the peer sent on its other lanes is read: a peer that closes has closed
+ * all of them, and they end one after the other. l: the lane that ended, or NULL if one failed in
+ * sending. The port may be gone on return. */
+void pt_peer_end(struct pt_peer *p, struct pt_lane *l, int err, const char *what);
+void pt_peer_end_check(struct pt_peer *p); /* timer: is the time up? The port may be gone */
 void pt_peer_wake(struct pt_peer *p); /* any thread: the port's wake descriptor becomes readable */
 
 /* tx.c */

@@ -16,6 +16,8 @@ static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
 {
     struct pt_peer *peer = host;
     int rc;
+    if (peer->flushing) /* the VM is done with the connection, the peer not yet with us */
+        return 0;
     if (bin) {
         ErlDrvBinary *b = bin;
         rc = driver_output_binary(peer->port, NULL, 0, b,
@@ -53,7 +55,7 @@ const struct pt_rx_ops pt_peer_rx_ops = {
 
 void pt_rx_select(struct pt_peer *p, struct pt_lane *l, bool on)
 {
-    on = on && !l->rx_paused;
+    on = on && !l->rx_paused && !l->ended;
     if (on == l->reading)
         return;
     driver_select(p->port, (ErlDrvEvent)(intptr_t)l->fd, on ? ERL_DRV_READ | ERL_DRV_USE
