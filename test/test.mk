@@ -5,7 +5,7 @@ CHECK_STAGES := all lint check-rebar3 unit fuzz-replay prop $(if $(wildcard test
 	        check-nouring ct-uring ct-poll check-asan-vm $(if $(wildcard test/oracle/run),oracle) bench-short
 
 .PHONY: check unit fuzz-replay fuzz prop eunit ct-uring ct-poll oracle check-rebar3 check-nouring \
-	check-asan-vm check-otp check-rabbitmq soak bench bench-short demo cover
+	check-asan-vm check-delivery check-otp check-rabbitmq soak bench bench-short demo cover
 
 check: ## all tests
 	@tools/deps hint check
@@ -124,14 +124,20 @@ check-asan-vm: ct-build build/asan/partisan_drv.so ## the smoke suite with the o
 check-rebar3: ## rebar3 compile, from a clean copy, without a network
 	@test/run/rebar3
 
+# --- order and delivery between real nodes -----------------------------------------------------------
+ORACLE_SECONDS ?= 45
+SOAK_SECONDS ?= 3600
+oracle: all ## order oracle, lanes paused at random; ORACLE_SECONDS for each of four runs
+	@test/run/oracle $(ORACLE_SECONDS)
+soak: all ## the same for hours: SOAK_SECONDS for each of four runs
+	@test/run/oracle $(SOAK_SECONDS)
+check-delivery: all ## the benchmark's cells, judged by delivery alone
+	@test/run/delivery
+
 # --- what takes longer or needs more: not in `make check` -----------------------------------------------
 # $(call other,SCRIPT): run it if it is there.
-other = @if [ -f $(1) ]; then bash $(1) $(2); else echo "$@: $(1) is not in this tree"; exit 1; fi
+other = @if [ -x $(1) ]; then $(1); else echo "$@: $(1) is not in this tree"; exit 1; fi
 
-oracle: all ## order oracle: random signals, lanes delayed and paused
-	$(call other,test/oracle/run)
-soak: all ## the order oracle for hours: SOAK_HOURS=4
-	$(call other,test/oracle/run,soak)
 check-otp: all ## OTP's own distribution suites, beside inet_tcp
 	$(call other,test/otp/run)
 check-rabbitmq: all ## three RabbitMQ nodes on the carrier

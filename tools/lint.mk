@@ -6,7 +6,7 @@ $(eval $(call variant,lint-gcc,gcc,$(LINT_GCC) $(CURING),$(LURING)))
 $(eval $(call variant,lint-clang,clang,$(LINT_CLANG) $(CURING),$(LURING)))
 
 C_FILES := $(sort $(wildcard c_src/*/*.[ch] test/c/*.[ch] test/fuzz/*.[ch] test/prop/*.[ch] tools/*.c bench/*.[ch]))
-SCRIPTS := $(shell grep -lE '^\#!.*\bbash' .ci/* tools/* test/run/* test/*/run bench/run demo/run 2>/dev/null)
+SCRIPTS := $(shell grep -lE '^\#!.*[ /](ba)?sh$$' .ci/* tools/* test/run/* test/*/run test/*/*.sh bench/* demo/* 2>/dev/null)
 
 LINTS := lint-gcc lint-clang lint-exports lint-layers lint-size lint-format lint-tidy lint-cppcheck \
 	 lint-shell lint-erl lint-xref lint-dialyzer
