@@ -57,7 +57,7 @@ apt_get update >"$apt/log" 2>&1 || true
     die "cannot get the source package erlang $version (log: $apt/log)"
 }
 
-orig=$(ls "$work"/download/erlang_*.orig.tar.* 2>/dev/null | grep -v '\.asc$' | tail -n 1)
+orig=$(find "$work/download" -name 'erlang_*.orig.tar.*' ! -name '*.asc' 2>/dev/null | sort | tail -n 1)
 [ -n "$orig" ] || die "no orig tarball in $work/download"
 rm -rf "$tree"
 mkdir -p "$tree"
