@@ -163,7 +163,7 @@ connect_options() ->
             end,
     forced(Given, []).
 
-%% Options by the user, then Extra, then those without which the handshake cannot read exact lengths.
+%% Options by the user, then Extra, then those that the handshake needs to read exact lengths.
 -spec forced([term()], [term()]) -> [term()].
 forced(Given, Extra) ->
     Keys = [active, packet, mode, deliver, inet_backend | [Key || {Key, _} <- Extra]],

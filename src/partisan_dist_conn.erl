@@ -1,7 +1,7 @@
 %% A connection that is up, or about to be: what dist_util's loop calls in the process that owns it.
 %%
-%% The functions that the loop keeps (tick, getstat, setopts, getopts) are exported and stateless but
-%% for one entry in the process dictionary, so that code can be upgraded under open connections.
+%% The functions that the loop keeps (tick, getstat, setopts, getopts) are exported, and stateless
+%% but for one entry in the process dictionary, so that code can be upgraded under connections.
 -module(partisan_dist_conn).
 
 -export([open/3, plain_pre_nodeup/1, post_nodeup/1, getll/1]).

@@ -222,7 +222,7 @@ record(Packet, #hs{transcript = Transcript} = Hs) ->
 %% challenge. Both have the tag $N, and are the only packet of their side that has.
 outgoing(<<$N, _/binary>> = Packet, #hs{role = connector, hello = Hello} = Hs) ->
     {<<Packet/binary, (partisan_dist_hello:encode(Hello))/binary>>, Hs};
-outgoing(<<$N, _/binary>> = Packet, #hs{role = acceptor, mode = {carrier, _}, hello = Hello} = Hs) ->
+outgoing(<<$N, _/binary>> = Packet, #hs{mode = {carrier, _}, hello = Hello} = Hs) ->
     {<<Packet/binary, (partisan_dist_hello:encode(Hello))/binary>>, Hs};
 outgoing(<<"snamed:", Size:16, Name:Size/binary, _/binary>> = Packet, #hs{role = acceptor} = Hs) ->
     {Packet, Hs#hs{peer = binary_to_existing_atom(Name, utf8)}}; % the peer asked us for its name
@@ -240,7 +240,8 @@ before_send(<<$a, _/binary>>, #hs{role = acceptor, mode = {carrier, _}, peer = P
 before_send(_Packet, Hs) ->
     Hs.
 
-incoming(<<$N, Flags:64, _/binary>> = Packet, #hs{role = connector, hello = Mine, peer = Peer} = Hs) ->
+incoming(<<$N, Flags:64, _/binary>> = Packet,
+         #hs{role = connector, hello = Mine, peer = Peer} = Hs) ->
     case partisan_dist_hello:find({challenge, Packet}) of
         none ->
             partisan_dist_conf:get(plain_peers) =:= allow

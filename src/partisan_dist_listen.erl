@@ -1,7 +1,7 @@
 %% The listening side: one port for nodes of every kind and for the further lanes of peers.
 %%
 %% The acceptor hands each socket to a process of its own (a *door*), which reads the first packet
-%% and tells a node (net_kernel takes over) from a lane (partisan_dist_lanes takes over) from
+%% and tells a node (net_kernel takes over) from a lane (partisan_dist_attach takes over) from
 %% garbage (closed). A door lives until its connection is up, so the number of doors is the number
 %% of half-open connections, and that is bounded: when it is reached, the oldest door that has not
 %% got its first packet yet is shut. (Rejected: always shutting the newest. A hundred idle
@@ -16,7 +16,7 @@
 -include_lib("kernel/include/net_address.hrl").
 
 -define(FIRST_PACKET_MAX, 4096).
-%% Accepting is interrupted now and then so that the acceptor moves on to new code, see accept_loop/1
+%% ms; accepting is interrupted now and then so that the acceptor moves on to new code
 -define(ACCEPT_INTERVAL, 5000).
 -define(BACK_OFF, 200).
 
@@ -95,7 +95,7 @@ accept(Driver, Listen) ->
     State = #{driver => Driver, kernel => self(), listen => Listen, next => 0, doors => #{}},
     spawn_opt(?MODULE, accept_loop, [State], [link, {priority, max}]).
 
-%% Called by its full name, and never far from here, so that an upgrade finds no process in old code.
+%% Called by its full name, and again before long, so that an upgrade finds nobody in old code.
 -spec accept_loop(state()) -> no_return().
 accept_loop(#{driver := Driver, listen := Listen} = State0) ->
     State = reap(State0),
@@ -151,7 +151,8 @@ admit(Socket, #{driver := Driver, doors := Doors} = State) ->
             partisan_dist_reg:log_limited(
               half_open, warning, "partisan: ~b half-open connections, more than option "
               "max_half_open allows: closing one", [Max + 1]),
-            case lists:sort([{Age, Pid, Ref} || {Ref, {Age, Pid, waiting}} <- maps:to_list(Doors)]) of
+            Silent = [{Age, Pid, Ref} || {Ref, {Age, Pid, waiting}} <- maps:to_list(Doors)],
+            case lists:sort(Silent) of
                 [{_Age, Pid, Ref} | _] ->
                     erlang:demonitor(Ref, [flush]),
                     exit(Pid, kill), % its socket goes with it
@@ -190,8 +191,8 @@ door(Driver, Kernel, Acceptor, Socket, Deadline) ->
             partisan_dist_reg:count(nodes),
             node_knocks(Driver, Kernel, Socket, Packet);
         {ok, Packet} ->
-            case partisan_dist_lanes:is_attach(Packet) of
-                true -> partisan_dist_lanes:accept_lane(Driver, Socket, Packet, Deadline);
+            case partisan_dist_attach:is_attach(Packet) of
+                true -> partisan_dist_attach:accept(Driver, Socket, Packet, Deadline);
                 false -> garbage(Driver, Socket, "an unknown first packet")
             end;
         {error, {too_long, _}} ->
@@ -208,7 +209,8 @@ garbage(Driver, Socket, What) ->
                {ok, {Ip, Port}} -> io_lib:format("~s port ~b", [inet:ntoa(Ip), Port]);
                {error, _} -> "an unknown address"
            end,
-    partisan_dist_reg:log_limited(garbage, notice, "partisan: closed a connection from ~s: it sent ~s",
+    partisan_dist_reg:log_limited(garbage, notice,
+                                  "partisan: closed a connection from ~s: it sent ~s",
                                   [Peer, What]),
     Driver:close(Socket).
 
@@ -245,8 +247,7 @@ connection_up(Door) ->
     ok.
 
 %% ------------------------------------------------------------------------------------------------
-%% Packets before the connection is up: a 2-byte length, then the body. Lengths are exact, so nothing
-%% of what follows is read.
+%% Packets before the connection is up: a 2-byte length, then the body. Nothing beyond is read.
 
 -spec recv_packet(partisan_dist_addr:driver(), inet:socket(), Deadline :: integer()) ->
           {ok, binary()} | {error, term()}.

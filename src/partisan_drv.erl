@@ -1,4 +1,4 @@
-%% The shared object (loading) and the verbs of its port (docs/architecture.md, "Verbs of the port").
+%% The shared object: loading it, and the verbs of its port (docs/architecture.md).
 -module(partisan_drv).
 
 -export([load/0]).

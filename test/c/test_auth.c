@@ -104,21 +104,23 @@ static void check_hkdf(struct bytes key, struct bytes salt, struct bytes info, c
     struct bytes want = hex(expected);
     uint8_t out[256];
 
-    ck_assert_int_eq(pt_auth_hkdf(key.at, key.len, salt.at, salt.len, info.at, info.len, out,
-                                  want.len),
-                     0);
+    ck_assert_int_eq(
+        pt_auth_hkdf(key.at, key.len, salt.at, salt.len, info.at, info.len, out, want.len), 0);
     ck_assert_mem_eq(out, want.at, want.len);
 }
 
 START_TEST(hkdf_rfc5869)
 {
-    check_hkdf(fill(0x0b, 22), range(0x00, 13), range(0xf0, 10),
-               "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865");
-    check_hkdf(range(0x00, 80), range(0x60, 80), range(0xb0, 80),
-               "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41"
-               "c65e590e09da3275600c2f09b8367793a9aca3db71cc30c58179ec3e87c14c01d5c1f3434f1d87");
-    check_hkdf(fill(0x0b, 22), fill(0, 0), fill(0, 0),
-               "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8");
+    check_hkdf(
+        fill(0x0b, 22), range(0x00, 13), range(0xf0, 10),
+        "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865");
+    check_hkdf(
+        range(0x00, 80), range(0x60, 80), range(0xb0, 80),
+        "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41"
+        "c65e590e09da3275600c2f09b8367793a9aca3db71cc30c58179ec3e87c14c01d5c1f3434f1d87");
+    check_hkdf(
+        fill(0x0b, 22), fill(0, 0), fill(0, 0),
+        "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8");
 }
 END_TEST
 
@@ -128,14 +130,13 @@ START_TEST(hkdf_lengths)
     struct bytes key = text("key"), salt = text("salt"), info = text("info");
     uint8_t whole[PT_AUTH_HKDF_MAX], part[PT_AUTH_HKDF_MAX];
 
-    ck_assert_int_eq(pt_auth_hkdf(key.at, key.len, salt.at, salt.len, info.at, info.len, whole,
-                                  sizeof whole),
-                     0);
+    ck_assert_int_eq(
+        pt_auth_hkdf(key.at, key.len, salt.at, salt.len, info.at, info.len, whole, sizeof whole),
+        0);
     for (size_t len = 1; len <= 3 * PT_AUTH_MAC_SIZE + 1; len++) {
         memset(part, 0x5a, sizeof part);
-        ck_assert_int_eq(pt_auth_hkdf(key.at, key.len, salt.at, salt.len, info.at, info.len, part,
-                                      len),
-                         0);
+        ck_assert_int_eq(
+            pt_auth_hkdf(key.at, key.len, salt.at, salt.len, info.at, info.len, part, len), 0);
         ck_assert_mem_eq(part, whole, len);
         ck_assert_uint_eq(part[len], 0x5a);
     }

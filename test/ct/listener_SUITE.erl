@@ -42,8 +42,8 @@ garbage_is_closed_and_counted(_Config) ->
     is_well(P),
     pt_peer:stop(P).
 
-%% Three connections that say nothing, one byte, half a packet: each is closed once the setup time is
-%% over and not before.
+%% Three connections that say nothing, one byte, half a packet: each is closed when the setup time
+%% is over and not before.
 silence_ends_with_the_setup_time(_Config) ->
     P = start(["-kernel", "net_setuptime", "2"]),
     Start = erlang:monotonic_time(millisecond),
@@ -62,13 +62,15 @@ silence_ends_with_the_setup_time(_Config) ->
 %% Idle connections beyond the bound push out the oldest idle one; a peer still gets in.
 half_open_connections_are_bounded(_Config) ->
     Max = 8,
-    P = start(["-partisan", "max_half_open", integer_to_list(Max), "-kernel", "net_setuptime", "60"]),
+    P = start(["-partisan", "max_half_open", integer_to_list(Max),
+               "-kernel", "net_setuptime", "60"]),
     First = [begin {ok, S} = connect(P), S end || _ <- lists:seq(1, Max)],
     ?assert(pt_peer:wait(fun() -> counter(P, accepted) >= Max end)),
     ?assertEqual(0, counter(P, evicted)),
     More = [begin {ok, S} = connect(P), S end || _ <- lists:seq(1, 3)],
     [?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000)) || S <- lists:sublist(First, 3)],
-    [?assertEqual({error, timeout}, gen_tcp:recv(S, 0, 50)) || S <- lists:nthtail(3, First) ++ More],
+    Left = lists:nthtail(3, First) ++ More,
+    [?assertEqual({error, timeout}, gen_tcp:recv(S, 0, 50)) || S <- Left],
     ?assertEqual(3, counter(P, evicted)),
     is_well(P),
     ?assertMatch([{warning, _}], logs(P, "half-open")),
@@ -143,8 +145,8 @@ code_upgrade_of_the_acceptor(_Config) ->
     pt_peer:connect(A, B),
     Owner = owner(A, pt_peer:node(B)),
     Modules = [partisan_dist, partisan_dist_listen, partisan_dist_hs, partisan_dist_conn,
-               partisan_dist_lanes, partisan_dist_reg, partisan_dist_addr, partisan_dist_conf,
-               partisan_dist_hello, partisan_drv, partisan_nif],
+               partisan_dist_lanes, partisan_dist_attach, partisan_dist_reg, partisan_dist_addr,
+               partisan_dist_conf, partisan_dist_hello, partisan_drv, partisan_nif],
     Upgrade = fun() ->
                       pt_peer:eval(A, fun() ->
                           [begin
@@ -188,7 +190,9 @@ strange_hello(_Config) ->
     P = start([]),
     Nonce = crypto:strong_rand_bytes(16),
     Body = <<2, 1:16, 4, 3, 16:16, Nonce/binary>>,
-    Good = fun(Version, Oldest) -> <<"ptsn", Version, Oldest, (byte_size(Body)):16, Body/binary>> end,
+    Good = fun(Version, Oldest) ->
+                   <<"ptsn", Version, Oldest, (byte_size(Body)):16, Body/binary>>
+           end,
     ?assertMatch({ok, _}, challenge_hello(P, Good(1, 1))),
     ?assertMatch({ok, _}, challenge_hello(P, Good(200, 1))),
     ?assertEqual(none, challenge_hello(P, <<>>)),

@@ -26,7 +26,7 @@ fewer_lanes_win(_Config) ->
     Many = start(["-partisan", "lanes", "16"]),
     [begin
          pt_peer:connect(From, To),
-         ?assert(pt_peer:wait(fun() -> attached(From, To) =:= N andalso attached(To, From) =:= N end)),
+         ?assert(pt_peer:wait(fun() -> [attached(From, To), attached(To, From)] =:= [N, N] end)),
          ?assertEqual(N, wanted(From, To))
      end || {From, To, N} <- [{One, Many, 1}, {Many, Two, 2}, {Two, One, 1}]],
     stop([One, Two, Many]).
@@ -51,7 +51,8 @@ options_reach_all_lanes(_Config) ->
     ok = pt_peer:call(A, net_kernel, setopts, [pt_peer:node(B), [{priority, 3}]]),
     ?assertEqual({ok, [{priority, 3}]},
                  pt_peer:call(A, net_kernel, getopts, [pt_peer:node(B), [priority]])),
-    ?assert(pt_peer:wait(fun() -> length([S || S <- tcp_ports(A), priority(A, S) =:= 3]) =:= 4 end)),
+    With = fun() -> [S || S <- tcp_ports(A), priority(A, S) =:= 3] end,
+    ?assert(pt_peer:wait(fun() -> length(With()) =:= 4 end)),
     [?assertMatch({error, {badopts, [_]}},
                   pt_peer:call(A, net_kernel, setopts, [pt_peer:node(B), [Bad]]))
      || Bad <- [{active, true}, {packet, 0}, {deliver, term}]],
@@ -236,10 +237,10 @@ stop(A, B, Proxy) ->
     stop([A, B]),
     pt_proxy:stop(Proxy).
 
-%% A connects to B through a proxy.
+%% A connects to B through a proxy; B, which knows the direct way, does not connect.
 with_proxy(OnConnect) ->
     A = start(["-epmd_module", "pt_epmd"]),
-    B = start([]),
+    B = start(["-kernel", "dist_auto_connect", "never"]),
     Proxy = pt_proxy:start(listen_port(B), OnConnect),
     [Name, _] = string:split(atom_to_list(pt_peer:node(B)), "@"),
     ok = pt_peer:call(A, pt_epmd, detour, [Name, pt_proxy:port(Proxy)]),
@@ -257,7 +258,8 @@ edit(Side, Edit) ->
 %% nothing of a session is left.
 no_connection(A, B) ->
     _ = pt_peer:call(A, net_kernel, connect_node, [pt_peer:node(B)]),
-    ?assertEqual({badrpc, nodedown}, pt_peer:call(A, rpc, call, [pt_peer:node(B), erlang, node, []])),
+    ?assertEqual({badrpc, nodedown},
+                 pt_peer:call(A, rpc, call, [pt_peer:node(B), erlang, node, []])),
     ?assert(pt_peer:wait(fun() -> pt_peer:call(A, erlang, nodes, [connected]) =:= [] end)),
     ?assert(pt_peer:wait(fun() -> pt_peer:call(B, erlang, nodes, [connected]) =:= [] end)),
     ?assert(pt_peer:wait(fun() -> pt_peer:call(B, partisan_nif, sessions, []) =:= [] end)).
