@@ -35,6 +35,10 @@ int pt_txq_init(struct pt_txq *q, const struct pt_owner_ops *ops)
     pt_list_init(&q->bulk_wait);
     pt_list_init(&q->bulk_active);
     pt_list_init(&q->blocked);
+    for (unsigned i = 0; i < PT_TXQ_LANES; i++) {
+        pt_list_init(&q->only_small[i]);
+        pt_list_init(&q->only_bulk[i]);
+    }
     pt_list_init(&q->epochs);
     pt_list_init(&q->behind);
     pt_list_init(&q->open);
@@ -220,12 +224,13 @@ int pt_txq_finish(struct pt_txq *q, struct pt_msg *m)
 struct order {
     uint64_t after;
     bool sure;
+    int only; /* the one lane on which it would be sure, -1: none */
 };
 
 static struct order order_of(const struct pt_txq *q, const struct pt_msg *m, unsigned lane)
 {
     const struct pt_flow *f = m->flow;
-    struct order o = {.sure = true};
+    struct order o = {.sure = true, .only = -1};
     unsigned pred_lane = 0;
     bool pred_sure = true;
 
@@ -240,20 +245,30 @@ static struct order order_of(const struct pt_txq *q, const struct pt_msg *m, uns
     }
     if (o.after <= q->acked)
         o.after = 0;
-    if (q->lanes > 1) {
-        if (o.after && (!pred_sure || pred_lane != lane))
-            o.sure = false;
-        if (is_fence(m))
-            o.sure = q->acked + 1 == q->next_number;
+    if (q->lanes <= 1)
+        return o;
+    if (is_fence(m)) {
+        o.sure = q->acked + 1 == q->next_number;
+    } else if (o.after) {
+        o.sure = pred_sure && pred_lane == lane;
+        o.only = pred_sure ? (int)pred_lane : -1;
     }
     return o;
 }
 
-static bool must_wait(const struct pt_txq *q, const struct pt_msg *m, unsigned lane)
+/* Puts aside what may not be numbered on this lane now: until the next acknowledgement, or until
+ * the lane asks for more that carried its predecessor. m is in no list. */
+static bool must_wait(struct pt_txq *q, struct pt_msg *m, unsigned lane)
 {
     if (q->lanes <= 1 || q->speculative <= PT_TXQ_SPECULATIVE)
         return false;
-    return !order_of(q, m, lane).sure;
+    struct order o = order_of(q, m, lane);
+    if (o.sure)
+        return false;
+    struct pt_list *only = is_small(m) ? q->only_small : q->only_bulk;
+    pt_list_push(o.only < 0 ? &q->blocked : &only[o.only], &m->pick);
+    q->stats.blocked++;
+    return true;
 }
 
 static void number(struct pt_txq *q, unsigned lane, struct pt_emit *e)
@@ -321,14 +336,16 @@ static void emit_whole(struct pt_txq *q, unsigned lane, struct pt_emit *e)
 
 static bool pick_express(struct pt_txq *q, unsigned lane, struct pt_emit *e)
 {
-    struct pt_list *n;
+    struct pt_list *n = pt_list_pop(&q->only_small[lane]);
+    if (n) {
+        e->msg = MSG_OF(n, pick);
+        emit_whole(q, lane, e);
+        return true;
+    }
     while ((n = pt_list_pop(&q->express))) {
         struct pt_msg *m = MSG_OF(n, pick);
-        if (must_wait(q, m, lane)) {
-            pt_list_push(&q->blocked, n);
-            q->stats.blocked++;
+        if (must_wait(q, m, lane))
             continue;
-        }
         e->msg = m;
         emit_whole(q, lane, e);
         return true;
@@ -345,11 +362,8 @@ static bool pick_small(struct pt_txq *q, unsigned lane, struct pt_emit *e)
         pt_list_del(l);
         f->state = PT_FLOW_OUT;
         m->head = true;
-        if (must_wait(q, m, lane)) {
-            pt_list_push(&q->blocked, &m->pick);
-            q->stats.blocked++;
+        if (must_wait(q, m, lane))
             continue;
-        }
         e->msg = m;
         /* the flow keeps its place until its turn is used up */
         struct pt_list *next = pt_list_first(&f->queue);
@@ -388,21 +402,18 @@ static bool bulk_frame(struct pt_txq *q, struct pt_msg *m, unsigned lane, size_t
     bool final = m->complete && left == part;
 
     if (final && !m->transfer && m->size <= PT_FRAME_SINGLE_MAX) {
-        if (!m->head)
-            goto park;
-        if (must_wait(q, m, lane))
-            goto block;
         delist(q, m);
+        if (!m->head || must_wait(q, m, lane))
+            return false;
         e->msg = m;
         emit_whole(q, lane, e);
         return true;
     }
+    delist(q, m);
     if (!m->complete && left < PT_MIN(chunk, (size_t)PT_FRAME_SINGLE_MAX))
-        goto park; /* wait for more rather than send crumbs */
-    if (final && !m->head)
-        goto park;
-    if (final && must_wait(q, m, lane))
-        goto block;
+        return false; /* wait for more rather than send crumbs */
+    if (final && (!m->head || must_wait(q, m, lane)))
+        return false;
 
     if (!m->transfer)
         m->transfer = q->next_transfer++;
@@ -414,7 +425,6 @@ static bool bulk_frame(struct pt_txq *q, struct pt_msg *m, unsigned lane, size_t
                                  .offset = m->emitted,
                                  .length = part};
     q->stats.chunks++;
-    delist(q, m);
     if (final) {
         number(q, lane, e);
     } else { /* to the end of the round */
@@ -422,22 +432,18 @@ static bool bulk_frame(struct pt_txq *q, struct pt_msg *m, unsigned lane, size_t
         q->active++;
     }
     return true;
-
-park:
-    delist(q, m);
-    return false;
-block:
-    delist(q, m);
-    pt_list_push(&q->blocked, &m->pick);
-    q->stats.blocked++;
-    return false;
 }
 
 static bool pick_bulk(struct pt_txq *q, unsigned lane, size_t chunk, struct pt_emit *e)
 {
+    struct pt_list *n = pt_list_pop(&q->only_bulk[lane]);
+    if (n) { /* one more than otherwise, and only for a chunk or two: it was put aside near its end */
+        pt_list_push_front(&q->bulk_active, n);
+        q->active++;
+    }
     for (;;) {
         refill_active(q);
-        struct pt_list *n = pt_list_first(&q->bulk_active);
+        n = pt_list_first(&q->bulk_active);
         if (!n)
             return false;
         if (bulk_frame(q, MSG_OF(n, pick), lane, chunk, e))
@@ -514,6 +520,10 @@ void pt_txq_free(struct pt_txq *q)
     free_picks(q, &q->bulk_wait);
     free_picks(q, &q->bulk_active);
     free_picks(q, &q->blocked);
+    for (unsigned i = 0; i < PT_TXQ_LANES; i++) {
+        free_picks(q, &q->only_small[i]);
+        free_picks(q, &q->only_bulk[i]);
+    }
     free_orders(q, &q->behind);
     size_t pos = 0;
     for (struct pt_flow *f; (f = pt_hmap_next(&q->flows, &pos));)

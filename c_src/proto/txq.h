@@ -17,7 +17,9 @@
  *
  * Speculation. A message is `sure` on a lane if all it waits for travelled on that lane before it,
  * or is acknowledged; the peer never has to hold it. The others are speculative; while more than
- * PT_TXQ_SPECULATIVE bytes of them are unacknowledged, no further speculative message is numbered.
+ * PT_TXQ_SPECULATIVE bytes of them are unacknowledged, no further speculative message is numbered;
+ * one that would be sure on another lane is left to that lane, so that what does not depend on a
+ * lane that stands still goes on.
  * So what a peer must hold is bounded at the source. It cannot deadlock: what a speculative
  * message waits for ends in sure messages, which are never blocked.
  *
@@ -37,6 +39,7 @@ enum {
     PT_TXQ_TURN = 16 * 1024,
     PT_TXQ_SMALL_RUN = 128 * 1024,
     PT_TXQ_SPECULATIVE = 4 * 1024 * 1024,
+    PT_TXQ_LANES = 16, /* lanes are numbered below this */
 };
 
 enum { PT_WANT_SMALL = 1, PT_WANT_BULK = 2 };
@@ -58,6 +61,8 @@ struct pt_txq {
     struct pt_list bulk_wait;
     struct pt_list bulk_active; /* at most PT_TXQ_BULK_ACTIVE */
     struct pt_list blocked;     /* speculative and over the limit: until the next ack */
+    /* the same, but on this lane it would be sure: until the lane asks for more, or the next ack */
+    struct pt_list only_small[PT_TXQ_LANES], only_bulk[PT_TXQ_LANES];
     unsigned active;
     size_t small_run;
     size_t turn;                /* bytes left of the first small flow's turn */
@@ -107,6 +112,10 @@ int pt_txq_emitted(struct pt_txq *q, const struct pt_emit *e);
 
 /* The peer delivered everything up to `number`. 0, or PT_E_BAD_NUMBER if that was never sent. */
 int pt_txq_ack(struct pt_txq *q, uint64_t number);
+
+/* Lanes, a bit each, that alone can take what other lanes had to put aside: fill these, even if they
+ * had nothing to send before. 0 unless a lane stands still with PT_TXQ_SPECULATIVE bytes behind. */
+unsigned pt_txq_called(const struct pt_txq *q);
 
 bool pt_txq_idle(const struct pt_txq *q); /* nothing to emit */
 size_t pt_txq_flows(const struct pt_txq *q);

@@ -90,11 +90,22 @@ int pt_txq_ack(struct pt_txq *q, uint64_t number)
             pt_flow_maybe_free(q, u->flow);
         }
     }
-    while (!pt_list_empty(&q->blocked)) {
-        struct pt_msg *m = PT_CONTAINER_OF(pt_list_pop(&q->blocked), struct pt_msg, pick);
-        pt_txq_enlist(q, m);
+    for (unsigned i = 0; i < PT_TXQ_LANES; i++) {
+        pt_list_splice(&q->blocked, &q->only_small[i]);
+        pt_list_splice(&q->blocked, &q->only_bulk[i]);
     }
+    for (struct pt_list *n; (n = pt_list_pop(&q->blocked));)
+        pt_txq_enlist(q, PT_CONTAINER_OF(n, struct pt_msg, pick));
     return 0;
+}
+
+unsigned pt_txq_called(const struct pt_txq *q)
+{
+    unsigned lanes = 0;
+    for (unsigned i = 0; i < PT_TXQ_LANES; i++)
+        if (!pt_list_empty(&q->only_small[i]) || !pt_list_empty(&q->only_bulk[i]))
+            lanes |= 1u << i;
+    return lanes;
 }
 
 size_t pt_txq_flows(const struct pt_txq *q) { return q->flows.count; }

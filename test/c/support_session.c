@@ -227,7 +227,8 @@ size_t sim_pump_tx(struct sim_end *e, unsigned lane, size_t n)
         want = lane ? PT_WANT_BULK : PT_WANT_SMALL;
     if (!b->bytes) {
         control(e, b);
-        note(s, pt_batch_fill(b, &e->q, want, s->chunk));
+        int rc = pt_batch_fill(b, &e->q, want, s->chunk);
+        note(s, s->refill && rc == -ENOMEM ? 0 : rc);
     }
     size_t done = 0, total = 0;
     for (unsigned i = b->first; i < b->count; i++)

@@ -80,6 +80,7 @@ struct sim {
     bool any_lane;      /* every lane takes everything, else as the driver wants it */
     bool acks_when_due; /* no acknowledgement but those that pt_rx_ack_due() asks for */
     bool expect_errors; /* injected failures: a negative code ends the run, quietly */
+    bool refill;        /* and a batch that could not be filled is tried again */
     size_t chunk;
     int error;
 };
