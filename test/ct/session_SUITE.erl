@@ -165,8 +165,6 @@ attached_lane_is_not_to_be_had(_Config) ->
 %% and nothing stays behind.
 simultaneous_connects(_Config) ->
     [A, B] = Peers = [start([]), start([])],
-    pt_peer:connect(A, B),
-    pt_peer:disconnect(A, B),
     Before = [ports(P) || P <- Peers],
     lists:foreach(
       fun(_) ->
