@@ -45,7 +45,6 @@ static int deliver_one(struct pt_rx *r, uint64_t number, void *bin, const uint8_
         return rc;
     r->delivered++;
     r->delivered_bytes += len;
-    r->since_count++;
     r->since_bytes += len;
     return pt_order_delivered(&r->order, number);
 }
@@ -185,9 +184,9 @@ int pt_rx_drop(struct pt_rx *r, uint64_t id)
  * delivered before the last ACK but not covered by it. The peer may be waiting for just that. */
 bool pt_rx_ack_due(const struct pt_rx *r)
 {
-    return (r->since_bytes >= PT_RX_ACK_BYTES || r->since_count >= PT_RX_ACK_COUNT ||
-            (r->uncovered_bytes >= PT_RX_ACK_BYTES && !r->order.beyond)) &&
-           r->order.watermark != r->acked;
+    uint64_t news = r->order.watermark - r->acked;
+    return news && (r->since_bytes >= PT_RX_ACK_BYTES || news >= PT_RX_ACK_COUNT ||
+                    (r->uncovered_bytes >= PT_RX_ACK_BYTES && !r->order.beyond));
 }
 
 void pt_rx_ack_sent(struct pt_rx *r, uint64_t number)
@@ -196,5 +195,4 @@ void pt_rx_ack_sent(struct pt_rx *r, uint64_t number)
     bool covers_all = number == r->order.watermark && !r->order.beyond;
     r->uncovered_bytes = covers_all ? 0 : r->uncovered_bytes + r->since_bytes;
     r->since_bytes = 0;
-    r->since_count = 0;
 }

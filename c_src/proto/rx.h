@@ -64,7 +64,7 @@ struct pt_rx {
     uint64_t max_message;
     const uint8_t *auth;      /* 32 bytes lane 0 must open with; NULL once seen */
     uint64_t acked;           /* the watermark told last */
-    size_t since_bytes, since_count;
+    size_t since_bytes;       /* delivered since */
     size_t uncovered_bytes;   /* at most so much of what came before the last ACK lay beyond it */
     uint64_t delivered, delivered_bytes;
 };

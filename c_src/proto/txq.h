@@ -39,6 +39,10 @@ enum {
     PT_TXQ_TURN = 16 * 1024,
     PT_TXQ_SMALL_RUN = 128 * 1024,
     PT_TXQ_SPECULATIVE = 4 * 1024 * 1024,
+    PT_TXQ_COST = 32, /* what a small message counts besides its bytes when classes are weighed */
+    /* Numbers given and not acknowledged: 16 bytes each here, a bit at the peer. Two seconds of a
+     * lane that stands still, at a million a second on the others. */
+    PT_TXQ_UNACKED = 2 * 1024 * 1024,
     PT_TXQ_LANES = 16, /* lanes are numbered below this */
 };
 
@@ -66,6 +70,7 @@ struct pt_txq {
     unsigned active;
     size_t small_run;
     size_t turn;                /* bytes left of the first small flow's turn */
+    size_t express_lead;        /* what express took while flows with a backlog waited */
     /* order */
     struct pt_list epochs;      /* at least one; the last takes new messages */
     struct pt_list open;        /* pt_msg.order: incomplete messages */
@@ -103,7 +108,8 @@ int pt_txq_finish(struct pt_txq *q, struct pt_msg *m); /* 0 or -ENOMEM (m stays 
 
 /* Chooses the next frame for a lane. `want`: PT_WANT_*; chunk: most payload bytes of a chunk.
  * 1: *e is set, e->frame.length payload bytes are to be taken from e->msg (pt_msg_take/copy) by
- * the caller, who then calls pt_txq_emitted(). 0: nothing to send. -ENOMEM. */
+ * the caller, who then calls pt_txq_emitted(). 0: nothing to send, or nothing until the next
+ * acknowledgement. -ENOMEM. */
 int pt_txq_next(struct pt_txq *q, unsigned lane, unsigned want, size_t chunk, struct pt_emit *e);
 /* The payload of the frame was taken. 1: the message left the queue, free it once its frames are
  * sent; 0: more of it is to come; -ENOMEM: it left the queue too, and what a fence held back is
