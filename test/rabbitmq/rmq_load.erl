@@ -57,7 +57,7 @@ publish(#pub{open = Open, again = Again, next = Next, count = Count} = P) ->
     end.
 
 send(Seq, #pub{id = Id, queue = Queue, chan = Chan, open = Open} = P) ->
-    Body = crypto:strong_rand_bytes(size()),
+    Body = crypto:strong_rand_bytes(body_size()),
     Payload = <<Id:32, Seq:32, (erlang:crc32(Body)):32, Body/binary>>,
     try
         Tag = amqp_channel:next_publish_seqno(Chan),
@@ -70,7 +70,7 @@ send(Seq, #pub{id = Id, queue = Queue, chan = Chan, open = Open} = P) ->
     end.
 
 %% Mostly small, some that VM distribution cuts into fragments, a few large.
-size() ->
+body_size() ->
     case rand:uniform(100) of
         N when N =< 70 -> rand:uniform(1024) - 1;
         N when N =< 97 -> rand:uniform(100_000);
