@@ -28,16 +28,6 @@ static void stop_select(ErlDrvEvent event, void *reserved)
     close((int)(intptr_t)event);
 }
 
-static void outputv(ErlDrvData data, ErlIOVec *ev)
-{
-    struct pt_peer *p = (struct pt_peer *)data;
-    if (p->failed)
-        return;
-    int rc = pt_tx_output(p, ev);
-    if (rc)
-        pt_peer_fail(p, rc, "cannot queue a message");
-}
-
 /* ---- a closing port ---- */
 
 enum { FLUSH_LOOK_MS = 20 };
@@ -103,6 +93,18 @@ static void send_now(struct pt_peer *p)
         pt_peer_end(p, NULL, rc, "sending failed");
     else if (p->ending)
         pt_peer_end_check(p);
+}
+
+static void outputv(ErlDrvData data, ErlIOVec *ev)
+{
+    struct pt_peer *p = (struct pt_peer *)data;
+    if (p->failed)
+        return;
+    int rc = pt_tx_output(p, ev);
+    if (rc)
+        pt_peer_fail(p, rc, "cannot queue a message");
+    else if (pt_tx_at_once(p))
+        send_now(p);
 }
 
 static void timeout(ErlDrvData data)

@@ -103,9 +103,9 @@ static ERL_NIF_TERM lane_map(ErlNifEnv *env, const struct pt_peer *p, const stru
     put_n(&m, "frames_out", l->batch->frames);
     put_n(&m, "sends", l->sends);
     put_n(&m, "queue", l->batch->bytes);
-    put_n(&m, "bytes_in", p->seen.lane_bytes[l->no]);
-    put_n(&m, "frames_in", p->seen.lane_frames[l->no]);
-    put_n(&m, "reads", p->seen.lane_reads[l->no]);
+    put_n(&m, "bytes_in", atomic_load(&p->seen.lane[l->no].bytes));
+    put_n(&m, "frames_in", atomic_load(&p->seen.lane[l->no].frames));
+    put_n(&m, "reads", atomic_load(&p->seen.lane[l->no].reads));
     put_b(&m, "paused", l->tx_paused);
     if (!pt_sock_info(l->fd, &si)) {
         put(&m, "tcp", tcp_map(env, &si));
@@ -144,15 +144,15 @@ static ERL_NIF_TERM session_map(ErlNifEnv *env, struct pt_peer *p)
     put_n(&m, "fences", p->txq.stats.fences);
     put_n(&m, "blocked", p->txq.stats.blocked);
     put_n(&m, "bytes_out", p->sent_bytes);
-    put_n(&m, "messages_in", p->seen.delivered);
-    put_n(&m, "bytes_in", p->seen.delivered_bytes);
-    put_n(&m, "watermark", p->seen.watermark);
-    put_n(&m, "held_messages", p->seen.held_count);
-    put_n(&m, "held_bytes", p->seen.held_bytes);
-    put_n(&m, "held_bytes_peak", p->seen.held_peak);
-    put_n(&m, "transfers_in", p->seen.transfers);
-    put_n(&m, "busy_count", p->seen.busy_count);
-    put_b(&m, "busy", p->seen.busy);
+    put_n(&m, "messages_in", atomic_load(&p->seen.delivered));
+    put_n(&m, "bytes_in", atomic_load(&p->seen.delivered_bytes));
+    put_n(&m, "watermark", atomic_load(&p->seen.watermark));
+    put_n(&m, "held_messages", atomic_load(&p->seen.held_count));
+    put_n(&m, "held_bytes", atomic_load(&p->seen.held_bytes));
+    put_n(&m, "held_bytes_peak", atomic_load(&p->seen.held_peak));
+    put_n(&m, "transfers_in", atomic_load(&p->seen.transfers));
+    put_n(&m, "busy_count", atomic_load(&p->seen.busy_count));
+    put_b(&m, "busy", atomic_load(&p->seen.busy));
     put_b(&m, "lossy", pt_now_ns() < p->lossy_until);
     pthread_mutex_unlock(&p->lock);
     return made(&m);
@@ -194,18 +194,24 @@ ERL_NIF_TERM pt_nif_info(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
     struct map m = {.env = env};
     struct pt_loop_stats st = {0};
     unsigned sessions = 0;
+    uint64_t queued = 0;
     (void)argc, (void)argv;
 
     pthread_mutex_lock(&pt_node.lock);
-    for (struct pt_list *n = pt_node.peers.next; n != &pt_node.peers; n = n->next)
+    for (struct pt_list *n = pt_node.peers.next; n != &pt_node.peers; n = n->next) {
+        struct pt_peer *p = PT_CONTAINER_OF(n, struct pt_peer, node_link);
+        pthread_mutex_lock(&p->lock);
+        queued += pt_tx_pending(p);
+        pthread_mutex_unlock(&p->lock);
         sessions++;
+    }
     struct pt_loop *loop = pt_node.loop;
     put_s(&m, "backend_reason", pt_node.backend_reason);
     pthread_mutex_unlock(&pt_node.lock);
     put(&m, "backend", enif_make_atom(env, loop ? pt_loop_backend(loop) : "undefined"));
     put_n(&m, "sessions", sessions);
     put_n(&m, "sessions_total", atomic_load(&pt_node.sessions_total));
-    put_n(&m, "queue_bytes", atomic_load(&pt_node.queued));
+    put_n(&m, "queue_bytes", queued);
     put_n(&m, "ram", pt_node.ram);
     if (loop) {
         pt_loop_stats(loop, &st);

@@ -24,7 +24,6 @@ struct pt_node {
     bool started;
     int start_result;
     /* any thread */
-    atomic_size_t queued;      /* bytes in all transmit queues */
     atomic_uint_fast64_t sessions_total;
 };
 

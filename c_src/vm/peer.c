@@ -80,7 +80,6 @@ void pt_peer_free(struct pt_peer *p)
     pt_list_del(&p->node_link);
     pthread_mutex_unlock(&pt_node.lock);
     reclaim_lanes(p);
-    atomic_fetch_sub(&pt_node.queued, p->txq.bytes);
     for (unsigned i = 0; i < PT_LANES_MAX; i++) {
         struct pt_lane *l = &p->lanes[i];
         pt_batch_free(l->batch, &pt_host_owner_ops);

@@ -75,6 +75,7 @@ struct pt_peer {
     ErlDrvTermData notify;
     bool has_notify;
     uint64_t flushed_at;     /* ns */
+    bool direct;             /* that flush was made by outputv: its batch may go on */
     uint64_t flush_mark;     /* how far a closing port had come when it last moved */
     uint64_t flush_moved;    /* ns, when that was */
     uint64_t packets_out, busy_count;
@@ -88,18 +89,22 @@ struct pt_peer {
     struct pt_txq txq;
     unsigned attached;
     bool auth_sent, tick, ack_now, closing, wake_on_drain, wake_below;
-    uint64_t ack_value, ack_sent;
+    uint64_t ack_sent;
     size_t max_queue, low_queue;
     int error;               /* first sending error */
     uint64_t lossy_until;    /* ns: lane 1 lost packets lately, bulk may use more lanes */
     uint64_t lossy_looked;
     uint64_t sent_bytes;
-    struct {                 /* receive side, published for inspection */
-        uint64_t delivered, delivered_bytes, watermark;
-        size_t held_bytes, held_count, held_peak, transfers;
-        uint64_t lane_frames[PT_LANES_MAX], lane_bytes[PT_LANES_MAX], lane_reads[PT_LANES_MAX];
-        uint64_t busy_count;
-        bool busy;
+
+    /* written with the port lock, read by any thread, relaxed: what the sending side and
+     * inspection want to know of the receiving side */
+    struct {
+        atomic_uint_fast64_t delivered, delivered_bytes, watermark, held_bytes, held_count,
+            held_peak, transfers, busy_count;
+        atomic_bool busy;
+        struct {
+            atomic_uint_fast64_t frames, bytes, reads;
+        } lane[PT_LANES_MAX];
     } seen;
 
     /* any thread */
@@ -125,6 +130,8 @@ void pt_peer_wake(struct pt_peer *p); /* any thread: the port's wake descriptor 
 /* tx.c */
 int pt_tx_output(struct pt_peer *p, ErlIOVec *ev);  /* port lock: a packet of the VM */
 void pt_tx_schedule(struct pt_peer *p);             /* port lock: a flush soon */
+/* Port lock, after pt_tx_output(): true if the caller should flush now, else it is scheduled. */
+bool pt_tx_at_once(struct pt_peer *p);
 int pt_tx_flush(struct pt_peer *p);                 /* port lock: send now what the sockets take */
 size_t pt_tx_loop_fill(struct pt_tx *tx);           /* loop thread */
 void pt_tx_loop_done(struct pt_tx *tx, ssize_t n);  /* loop thread */

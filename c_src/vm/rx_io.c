@@ -7,10 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum {
-    READS = 4, /* in one callback: others wait for the port lock */
-    POST_EVERY = 16,
-};
+enum { READS = 4 }; /* in one callback: others wait for the port lock */
 
 static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
 {
@@ -64,33 +61,34 @@ void pt_rx_select(struct pt_peer *p, struct pt_lane *l, bool on)
     l->selected = l->selected || on;
 }
 
-/* What the sending side (acknowledgements) and inspection need to know. */
+static void tell(atomic_uint_fast64_t *to, uint64_t value)
+{
+    atomic_store_explicit(to, value, memory_order_relaxed);
+}
+
 static void publish(struct pt_peer *p, struct pt_lane *l)
 {
     const struct pt_rx *r = &p->rx;
-    bool due = pt_rx_ack_due(r);
 
+    tell(&p->seen.delivered, r->delivered);
+    tell(&p->seen.delivered_bytes, r->delivered_bytes);
+    tell(&p->seen.watermark, r->order.watermark);
+    tell(&p->seen.held_bytes, r->order.held_bytes);
+    tell(&p->seen.held_count, r->order.held_count);
+    tell(&p->seen.held_peak, r->order.held_peak);
+    tell(&p->seen.transfers, r->transfers.count);
+    tell(&p->seen.busy_count, p->busy_count);
+    atomic_store_explicit(&p->seen.busy, p->busy, memory_order_relaxed);
+    tell(&p->seen.lane[l->no].frames, l->rx.frames);
+    tell(&p->seen.lane[l->no].bytes, l->rx.bytes);
+    tell(&p->seen.lane[l->no].reads, l->reads);
+    if (!pt_rx_ack_due(r))
+        return;
     pthread_mutex_lock(&p->lock);
-    p->ack_value = r->order.watermark;
-    if (due)
-        p->ack_now = true;
-    p->seen.delivered = r->delivered;
-    p->seen.delivered_bytes = r->delivered_bytes;
-    p->seen.watermark = r->order.watermark;
-    p->seen.held_bytes = r->order.held_bytes;
-    p->seen.held_count = r->order.held_count;
-    p->seen.held_peak = r->order.held_peak;
-    p->seen.transfers = r->transfers.count;
-    p->seen.lane_frames[l->no] = l->rx.frames;
-    p->seen.lane_bytes[l->no] = l->rx.bytes;
-    p->seen.lane_reads[l->no] = l->reads;
-    p->seen.busy = p->busy;
-    p->seen.busy_count = p->busy_count;
+    p->ack_now = true;
     pthread_mutex_unlock(&p->lock);
-    if (due) {
-        pt_rx_ack_sent(&p->rx, r->order.watermark);
-        pt_tx_schedule(p);
-    }
+    pt_rx_ack_sent(&p->rx, r->order.watermark);
+    pt_tx_schedule(p);
 }
 
 static int read_some(struct pt_peer *p, struct pt_lane *l)

@@ -69,14 +69,12 @@ int pt_tx_output(struct pt_peer *p, ErlIOVec *ev)
     scan(ev, &pk);
     p->packets_out++;
     pthread_mutex_lock(&p->lock);
-    size_t before = p->txq.bytes;
     if (pk.form == PT_FORM_TICK)
         p->tick = true;
     else if (pk.form == PT_FORM_FRAG_FIRST || pk.form == PT_FORM_FRAG_NEXT)
         rc = pt_join_packet(p, &pk, &src);
     else
         rc = submit_whole(p, &pk, &src, (size_t)ev->size);
-    atomic_fetch_add_explicit(&pt_node.queued, p->txq.bytes - before, memory_order_relaxed);
     bool full = p->txq.bytes > p->max_queue;
     if (full)
         p->wake_below = true;
@@ -88,7 +86,6 @@ int pt_tx_output(struct pt_peer *p, ErlIOVec *ev)
         p->busy_count++;
         set_busy_port(p->port, 1);
     }
-    pt_tx_schedule(p);
     return 0;
 }
 
@@ -106,17 +103,36 @@ void pt_tx_unbusy(struct pt_peer *p)
     }
 }
 
+static bool scheduled(const struct pt_peer *p)
+{
+    return p->flush_timer || !p->started ||
+           atomic_load_explicit(&p->wake_pending, memory_order_relaxed);
+}
+
 void pt_tx_schedule(struct pt_peer *p)
 {
-    if (p->flush_timer || !p->started || atomic_load_explicit(&p->wake_pending,
-                                                              memory_order_relaxed))
+    if (scheduled(p))
         return;
-    if (pt_now_ns() - p->flushed_at < FLUSH_BUSY_NS) {
+    uint64_t since = pt_now_ns() - p->flushed_at;
+    if (since < FLUSH_BUSY_NS && !p->direct) {
         pt_peer_wake(p);
     } else {
+        p->direct = false;
         p->flush_timer = true;
         driver_set_timer(p->port, 0);
     }
+}
+
+bool pt_tx_at_once(struct pt_peer *p)
+{
+    if (scheduled(p))
+        return false;
+    if (pt_now_ns() - p->flushed_at >= FLUSH_BUSY_NS) {
+        p->direct = true;
+        return true;
+    }
+    pt_tx_schedule(p);
+    return false;
 }
 
 /* ---- filling a lane; session lock held ---- */
@@ -146,28 +162,28 @@ static bool used(const struct pt_peer *p, const struct pt_lane *l, uint64_t now)
     return l->no < 2 || now < p->lossy_until || l->batch->bytes;
 }
 
-static int control(struct pt_peer *p, struct pt_lane *l)
+static void control(struct pt_peer *p, struct pt_lane *l)
 {
     struct pt_frame f = {0};
     if (l->no == 0 && !p->auth_sent) {
         f = (struct pt_frame){.type = PT_FRAME_AUTH, .auth = p->my_auth};
         if (!pt_batch_control(l->batch, &f))
-            return 0;
+            return;
         p->auth_sent = true;
     }
     if (p->tick) {
         f = (struct pt_frame){.type = PT_FRAME_TICK};
         p->tick = !pt_batch_control(l->batch, &f);
     }
-    uint64_t news = p->ack_value - p->ack_sent;
+    uint64_t watermark = atomic_load_explicit(&p->seen.watermark, memory_order_relaxed);
+    uint64_t news = watermark - p->ack_sent;
     if (news && (p->ack_now || (news >= ACK_PIGGYBACK && !pt_txq_idle(&p->txq)))) {
-        f = (struct pt_frame){.type = PT_FRAME_ACK, .after = p->ack_value};
+        f = (struct pt_frame){.type = PT_FRAME_ACK, .after = watermark};
         if (pt_batch_control(l->batch, &f)) {
-            p->ack_sent = p->ack_value;
+            p->ack_sent = watermark;
             p->ack_now = false;
         }
     }
-    return 0;
 }
 
 /* Fills an empty batch; its bytes, or an error. */
@@ -177,12 +193,8 @@ static int fill(struct pt_peer *p, struct pt_lane *l)
         return 0;
     if (!p->auth_sent && l->no)
         return 0; /* the peer reads the other lanes only after AUTH */
-    size_t before = p->txq.bytes;
     control(p, l);
-    int rc = pt_batch_fill(l->batch, &p->txq, wants(p, l),
-                           l->no ? PT_CHUNK_BULK : PT_CHUNK_SHARED);
-    atomic_fetch_sub_explicit(&pt_node.queued, before - p->txq.bytes, memory_order_relaxed);
-    return rc;
+    return pt_batch_fill(l->batch, &p->txq, wants(p, l), l->no ? PT_CHUNK_BULK : PT_CHUNK_SHARED);
 }
 
 static void aim(struct pt_lane *l)
@@ -217,13 +229,13 @@ static bool for_the_loop(const struct pt_peer *p, const struct pt_lane *l, size_
     return done >= SCHED_SMALL;
 }
 
+/* Session lock held on entry and exit, released around sendmsg(). */
 static int send_lane(struct pt_peer *p, struct pt_lane *l)
 {
     size_t done = 0;
     int rc = 0;
     bool hand_over = false;
 
-    pthread_mutex_lock(&p->lock);
     while (l->state == PT_LANE_IDLE && !l->tx_paused && !(rc = fill(p, l)) && l->batch->bytes) {
         size_t want = l->batch->bytes;
         if (for_the_loop(p, l, done)) {
@@ -253,7 +265,6 @@ static int send_lane(struct pt_peer *p, struct pt_lane *l)
         l->state = PT_LANE_LOOP;
         pt_loop_submit(pt_node.loop, &l->tx);
     }
-    pthread_mutex_unlock(&p->lock);
     return rc;
 }
 
@@ -282,13 +293,16 @@ int pt_tx_flush(struct pt_peer *p)
 
     if (!p->started)
         return 0;
-    look_for_loss(p, now);
+    p->flushed_at = now;
+    pthread_mutex_lock(&p->lock);
+    if (!pt_txq_idle(&p->txq))
+        look_for_loss(p, now);
     for (unsigned i = 0; !rc && i < p->lanes_wanted; i++) {
         struct pt_lane *l = &p->lanes[i];
-        if (l->fd >= 0 && used(p, l, now))
+        if (l->state == PT_LANE_IDLE && used(p, l, now))
             rc = send_lane(p, l);
     }
-    p->flushed_at = pt_now_ns();
+    pthread_mutex_unlock(&p->lock);
     pt_tx_unbusy(p);
     return rc;
 }
