@@ -65,5 +65,5 @@ lint-dialyzer: erl $(PLT)
 
 $(PLT):
 	@mkdir -p $(@D)
-	dialyzer --build_plt --output_plt $@.new --apps $(DIALYZER_APPS)
+	dialyzer -q --build_plt --output_plt $@.new --apps $(DIALYZER_APPS)
 	@mv $@.new $@
