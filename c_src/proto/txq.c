@@ -223,35 +223,35 @@ int pt_txq_finish(struct pt_txq *q, struct pt_msg *m)
 
 struct order {
     uint64_t after;
-    bool sure;
-    int only; /* the one lane on which it would be sure, -1: none */
+    uint64_t until; /* the message is sure on this lane once that number is acknowledged */
+    int only;       /* the one lane on which it would be sure now, -1: none */
 };
 
 static struct order order_of(const struct pt_txq *q, const struct pt_msg *m, unsigned lane)
 {
     const struct pt_flow *f = m->flow;
-    struct order o = {.sure = true, .only = -1};
-    unsigned pred_lane = 0;
-    bool pred_sure = true;
+    struct order o = {.only = -1};
+    unsigned pred_lane;
+    uint64_t pred_until;
 
     if (f && f->last > q->fence_number) {
         o.after = f->last;
         pred_lane = f->last_lane;
-        pred_sure = f->last_sure;
+        pred_until = f->last_until;
     } else {
         o.after = q->fence_number;
         pred_lane = q->fence_lane;
-        pred_sure = q->fence_sure;
+        pred_until = q->fence_until;
     }
     if (o.after <= q->acked)
         o.after = 0;
     if (q->lanes <= 1)
         return o;
     if (is_fence(m)) {
-        o.sure = q->acked + 1 == q->next_number;
+        o.until = q->next_number - 1;
     } else if (o.after) {
-        o.sure = pred_sure && pred_lane == lane;
-        o.only = pred_sure ? (int)pred_lane : -1;
+        o.until = pred_lane == lane ? pred_until : o.after;
+        o.only = pred_until <= q->acked ? (int)pred_lane : -1;
     }
     return o;
 }
@@ -263,7 +263,7 @@ static bool must_wait(struct pt_txq *q, struct pt_msg *m, unsigned lane)
     if (q->lanes <= 1 || q->speculative <= PT_TXQ_SPECULATIVE)
         return false;
     struct order o = order_of(q, m, lane);
-    if (o.sure)
+    if (o.until <= q->acked)
         return false;
     struct pt_list *only = is_small(m) ? q->only_small : q->only_bulk;
     pt_list_push(o.only < 0 ? &q->blocked : &only[o.only], &m->pick);
@@ -278,7 +278,7 @@ static void number(struct pt_txq *q, unsigned lane, struct pt_emit *e)
     struct order o = order_of(q, m, lane);
     uint64_t n = q->next_number;
     /* chunks on several lanes: that the last one arrived says nothing about the others */
-    bool leads = o.sure && !(m->lanes & ~(1u << lane));
+    uint64_t until = m->lanes & ~(1u << lane) ? n : o.until;
 
     e->frame.number = n;
     e->frame.after = o.after;
@@ -287,14 +287,14 @@ static void number(struct pt_txq *q, unsigned lane, struct pt_emit *e)
     if (m->kind == PT_ORDER_FENCE) {
         q->fence_number = n;
         q->fence_lane = (uint8_t)lane;
-        q->fence_sure = leads;
+        q->fence_until = until;
     }
     if (f) {
         f->last = n;
         f->last_lane = (uint8_t)lane;
-        f->last_sure = leads;
+        f->last_until = until;
     }
-    pt_unacked_add(q, f, o.sure ? 0 : m->size);
+    pt_unacked_add(q, f, o.until <= q->acked ? 0 : m->size);
     m->done = true;
     q->messages--;
     q->stats.numbered++;

@@ -16,7 +16,9 @@
  * costs nothing, because the peer would have to hold back the same messages.
  *
  * Speculation. A message is `sure` on a lane if all it waits for travelled on that lane before it,
- * or is acknowledged; the peer never has to hold it. The others are speculative; while more than
+ * or is acknowledged; the peer never has to hold it. Kept as a number: a message is sure on its
+ * lane once everything up to `until` is acknowledged, so a flow that changed lanes once is sure
+ * again one round trip later, however fast it sends. The others are speculative; while more than
  * PT_TXQ_SPECULATIVE bytes of them are unacknowledged, no further speculative message is numbered;
  * one that would be sure on another lane is left to that lane, so that what does not depend on a
  * lane that stands still goes on.
@@ -78,7 +80,7 @@ struct pt_txq {
     bool staging;
     uint64_t next_number, acked, fence_number, next_transfer;
     uint8_t fence_lane;
-    bool fence_sure;
+    uint64_t fence_until;
     struct pt_unacked *ring;    /* numbers acked+1 .. next_number-1 */
     size_t ring_mask;
     size_t speculative;         /* bytes numbered, speculative, unacknowledged */

@@ -19,7 +19,7 @@ struct pt_flow {
     uint32_t unacked;
     uint8_t state;
     uint8_t last_lane;
-    bool last_sure;
+    uint64_t last_until; /* it is sure on last_lane once this number is acknowledged */
 };
 
 struct pt_unacked {
