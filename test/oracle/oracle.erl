@@ -133,7 +133,7 @@ steps([F | T], Nodes) ->
     case F() of
         ok -> steps(T, Nodes);
         {failed, What} ->
-            io:format("  failed: ~0P~n", [What, 200]),
+            io:format("  failed: ~0P~n", [What, 2000]),
             {failed, What}
     end.
 

@@ -236,6 +236,7 @@ death(Pid, Reason, How, S) ->
         false ->
             S1 = case get(Pid, fin, S) of
                      true -> S;
+                     false when S#hub.mode =:= brutal -> S;  % its last words may have been lost
                      false -> bad({How, overtook_messages_of, Pid, short(Reason),
                                    {last_number, oracle_rx:last(Pid, oracle_ep:rx(S#hub.ep))}}, S)
                  end,

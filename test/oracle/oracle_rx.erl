@@ -10,14 +10,14 @@
 
 -export([new/1, seen/3, nodeup/2, nodedown/2, closed/2, last/2, pairs/1, is_up/2]).
 
--record(rx, {mode :: strict | sessions | ascending,
+-record(rx, {mode :: strict | sessions | loose,
              sess = #{} :: #{node() => {up | down, non_neg_integer()}},
              from = #{} :: #{pid() => non_neg_integer()},
              closed = #{} :: #{pid() => []}}).
 
 %% strict: no connection is lost in this round, any gap is wrong.
 %% sessions: connections may be lost; nodeup/2 and nodedown/2 are told.
-%% ascending: connections may be lost and nobody tells: only repetition and reordering are wrong.
+%% loose: connections may be lost and nobody tells, so a number says nothing.
 new(Mode) -> #rx{mode = Mode}.
 
 seen(From, _Seq, #rx{closed = C} = Rx) when is_map_key(From, C) ->
@@ -28,9 +28,9 @@ seen(From, Seq, #rx{from = F} = Rx) ->
     Rx1 = Rx#rx{from = F#{From => max(Seq, Last)}},
     if
         State =:= down -> {{signal_after_nodedown, From, Seq}, Rx1};
+        Rx#rx.mode =:= loose -> {ok, Rx1};
         Seq =< Last -> {{reordered_or_repeated, From, {got, Seq}, {after_number, Last}}, Rx1};
         Seq =:= Last + 1 -> {ok, Rx1};
-        Rx#rx.mode =:= ascending -> {ok, Rx1};
         Rx#rx.mode =:= sessions, Sess > 1 -> {ok, Rx1};
         true -> {{gap, From, {got, Seq}, {after_number, Last}}, Rx1}
     end.
