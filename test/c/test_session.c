@@ -132,6 +132,70 @@ static void run(uint64_t seed, bool any_lane)
     sup_must(sup_alloc_live() == 0);
 }
 
+/* SESSION_ROUNDS=1000 SESSION_SEED=5000 CK_FORK=no for a longer look, or to see one seed again. */
+static unsigned rounds(void)
+{
+    const char *n = getenv("SESSION_ROUNDS");
+    return n ? (unsigned)strtoul(n, NULL, 10) : 40;
+}
+
+static uint64_t first_seed(void)
+{
+    const char *n = getenv("SESSION_SEED");
+    return n ? strtoull(n, NULL, 10) : 1;
+}
+
+/* One lane after the other stands still, for long, while the others run at full speed. */
+static uint64_t press(uint64_t seed, bool any_lane)
+{
+    static const size_t sizes[] = {40, 300, 20 * 1024, 60 * 1024, 60 * 1024, 200 * 1024};
+    struct sim s;
+
+    sup_alloc_fail_at(0);
+    sim_init(&s, seed, 2 + (unsigned)(seed % (SIM_LANES - 1)));
+    struct sup_rng *r = &s.r.rng;
+    struct sim_end *e = &s.end[0];
+    s.any_lane = any_lane;
+    s.acks_when_due = true;
+    for (unsigned phase = 0; phase < 8; phase++) {
+        unsigned still = (unsigned)sup_below(r, s.lanes);
+        s.end[1].rx_stalled[still] = sup_chance(r, 80);
+        for (unsigned i = 0; i < 250; i++) {
+            enum pt_order kind = random_kind(r, 4);
+            if (e->q.bytes < 8 * 1024 * 1024)
+                sim_send(e, kind, 1 + sup_below(r, 5), sizes[sup_below(r, 6)], false);
+            for (unsigned k = 0; k < 3; k++) {
+                sim_pump_tx(e, (unsigned)sup_below(r, s.lanes), SIZE_MAX);
+                sim_pump_rx(e->peer, (unsigned)sup_below(r, s.lanes), SIZE_MAX);
+            }
+            sim_pump_tx(e->peer, 0, SIZE_MAX); /* acknowledgements */
+            sim_pump_rx(e, 0, SIZE_MAX);
+        }
+        sim_check(&s);
+        s.end[1].rx_stalled[still] = false;
+        if (sup_chance(r, 50))
+            sim_settle(&s);
+    }
+    sim_settle(&s);
+    sim_check_done(&s);
+    /* the largest message apart, no more than the limit is held */
+    sup_must(s.end[1].speculative_held_peak <= PT_TXQ_SPECULATIVE);
+    uint64_t blocked = e->q.stats.blocked;
+    sim_free(&s);
+    sup_must(sup_alloc_live() == 0);
+    return blocked;
+}
+
+START_TEST(lanes_that_stand_still)
+{
+    uint64_t blocked = 0;
+
+    for (uint64_t seed = 1; seed <= 1 + rounds() / 5; seed++)
+        blocked += press(first_seed() + seed, seed & 1);
+    ck_assert_uint_gt(blocked, 100);
+}
+END_TEST
+
 /* The rules are broken on purpose: does the oracle see it? */
 START_TEST(the_oracle_sees_a_receiver_that_ignores_order)
 {
@@ -323,18 +387,6 @@ START_TEST(freed_in_mid_traffic)
 }
 END_TEST
 
-static unsigned rounds(void)
-{
-    const char *n = getenv("SESSION_ROUNDS");
-    return n ? (unsigned)strtoul(n, NULL, 10) : 40;
-}
-
-static uint64_t first_seed(void)
-{
-    const char *n = getenv("SESSION_SEED");
-    return n ? strtoull(n, NULL, 10) : 1;
-}
-
 START_TEST(lanes_as_the_driver_uses_them)
 {
     for (unsigned i = 0; i < rounds(); i++)
@@ -353,6 +405,7 @@ int main(void)
 {
     const TTest *tests[] = {lanes_as_the_driver_uses_them,
                             any_frame_on_any_lane,
+                            lanes_that_stand_still,
                             the_oracle_sees_a_receiver_that_ignores_order,
                             acknowledged_although_little_came_last,
                             held_bytes_are_bounded,
