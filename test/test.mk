@@ -100,7 +100,7 @@ CT_DATA := $(wildcard test/ct/*_SUITE_data)
 SUITE ?=
 CASE ?=
 # The suites that run with the shared object under ASan: the VM is several times slower there.
-ASAN_SUITES ?= smoke_SUITE
+ASAN_SUITES ?= session_SUITE listener_SUITE plain_peer_SUITE
 
 .PHONY: ct-build
 ct-build: all
@@ -114,7 +114,7 @@ ct-poll: ct-build ## Common Test on poll
 	@SUITES='$(SUITE)' CASES='$(CASE)' test/run/ct poll poll ebin
 
 # A copy of the application with the sanitized object, the runtime preloaded into every VM.
-check-asan-vm: ct-build build/asan/partisan_drv.so ## the smoke suite with the object under ASan+UBSan
+check-asan-vm: ct-build build/asan/partisan_drv.so ## suites with the object under ASan+UBSan
 	@mkdir -p build/asan-app/priv build/asan-app/ebin
 	@cp ebin/* build/asan-app/ebin/
 	@cp build/asan/partisan_drv.so build/asan-app/priv/
