@@ -588,6 +588,33 @@ START_TEST(acknowledgements_are_due)
 }
 END_TEST
 
+START_TEST(garbage_is_named)
+{
+    static const struct {
+        uint8_t bytes[14];
+        size_t n;
+        int rc;
+    } cases[] = {{{0x07}, 1, PT_E_BAD_TYPE},
+                 {{0x40}, 1, PT_E_BAD_FRAME},
+                 {{0x81}, 1, PT_E_BAD_FRAME},
+                 {{1, 3, 0, 5}, 4, PT_E_BAD_NUMBER},
+                 {{1, 0, 0, 0x81, 0x80, 4}, 6, PT_E_BAD_FRAME},
+                 {{2, 1, 5, 3, 3}, 5, PT_E_BAD_TRANSFER},
+                 {{5, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1}, 12, PT_E_BAD_FRAME}};
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct host h;
+        start(&h);
+        put_msg(0, 1, 0, 10, 0);
+        memcpy(streams[0].at + streams[0].n, cases[i].bytes, cases[i].n);
+        streams[0].n += cases[i].n;
+        ck_assert_int_eq(read_lane(&h, 0, i % 2 ? 1 : SIZE_MAX), cases[i].rc);
+        ck_assert_uint_eq(h.n, 1);
+        ck_assert_str_ne(pt_strerror(cases[i].rc), "unknown error");
+        host_free(&h);
+    }
+}
+END_TEST
+
 /* The host wants no more: of packets that came, or that were set free by one. */
 START_TEST(the_host_refuses)
 {
@@ -664,6 +691,7 @@ int main(void)
                             unfinished_transfers_are_bounded,
                             authentication,
                             acknowledgements_are_due,
+                            garbage_is_named,
                             the_host_refuses,
                             every_allocation_may_fail};
     return SUP_MAIN("rx", tests);
