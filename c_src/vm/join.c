@@ -90,6 +90,10 @@ int pt_join_packet(struct pt_peer *p, const struct pt_packet *pk, struct pt_sour
         return first(p, pk, src);
     if (pk->form == PT_FORM_FRAG_NEXT && j && j->expected == pk->frag_id)
         return next(p, pk, src, j);
+    /* The receiving VM would end the connection at a sequence begun twice; it cannot see that, for
+     * the packets joined so far have not been sent. */
+    if (pk->form == PT_FORM_FRAG_FIRST && j)
+        return -EPROTO;
     return raw(p, src, PT_ORDER_FENCE);
 }
 
