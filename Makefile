@@ -95,7 +95,12 @@ ebin/%.beam: %.erl
 	@mkdir -p ebin build/erl
 	$(call say,ERLC)erlc $(ERLC_FLAGS) -MMD -MP -MT $@ -MF build/erl/$*.d -o ebin $<
 
-ebin/partisan.app: src/partisan.app.src tools/app-file $(ERL_SRC)
+# Changes when a module comes or goes, so that a removed one leaves ebin.
+build/erl/modules: FORCE
+	@mkdir -p $(@D)
+	@echo $(MODULES) | cmp -s - $@ || echo $(MODULES) > $@
+
+ebin/partisan.app: src/partisan.app.src tools/app-file build/erl/modules
 	@mkdir -p ebin
 	$(call say,APP)tools/app-file $< $@ $(MODULES)
 
