@@ -13,7 +13,12 @@ dir=$2
 here=$(cd "$(dirname "$0")" && pwd)
 die() { echo "otp build: $*" >&2; exit 2; }
 
-[ -e "$dir/.complete" ] && exit 0
+# Ours, and compiled each time: it may have changed.
+hook() { erlc +debug_info -o "$dir/ts" "$here/otp_report_cth.erl" || die "cannot compile the hook"; }
+if [ -e "$dir/.complete" ]; then
+    hook
+    exit 0
+fi
 rm -rf "$dir"
 mkdir -p "$dir/ts"
 
@@ -40,7 +45,8 @@ compile "$dir" "$dir"/*_SUITE.erl
 compile "$dir" "$emulator/erts_test_utils.erl" "$kernel"/kernel_test_*.erl \
     "$examples/gen_tcp_dist/src/gen_tcp_dist.erl" "$examples/erl_uds_dist/src/erl_uds_dist.erl"
 compile "$dir/distribution_SUITE_data" "$dir/distribution_SUITE_data/run.erl"
-compile "$dir/ts" "$ts/ts_lib.erl" "$ts/ts_install_cth.erl" "$here/otp_report_cth.erl"
+compile "$dir/ts" "$ts/ts_lib.erl" "$ts/ts_install_cth.erl"
+hook
 cp "$ts/ts.config" "$ts/ts.unix.config" "$dir/ts/"
 
 ei=$(erl -noshell -eval 'io:put_chars(code:lib_dir(erl_interface)), halt().')

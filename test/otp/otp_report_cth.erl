@@ -4,9 +4,11 @@
 %% Written at once, so that a test node that dies half-way leaves what it had; the report takes the
 %% last verdict of a case, because on_tc_fail and on_tc_skip come after post_end_per_testcase.
 %% `done` is what tells a suite that ran to its end from one that was cut off.
+%%
+%% OTP_EXCEPTIONS names a file of {Suite, Case, What, Why}: these are skipped.
 -module(otp_report_cth).
 
--export([id/1, init/2, post_end_per_testcase/5, on_tc_fail/4, on_tc_skip/4, post_end_per_suite/4]).
+-export([id/1, init/2, pre_init_per_testcase/4, post_end_per_testcase/5, on_tc_fail/4, on_tc_skip/4, post_end_per_suite/4]).
 
 -spec id(term()) -> term().
 id(File) ->
@@ -18,6 +20,16 @@ init(_Id, [File]) ->
     init(undefined, File);
 init(_Id, File) ->
     {ok, File, -1}.
+
+pre_init_per_testcase(Suite, Case, Config, File) ->
+    {ok, Listed} = case os:getenv("OTP_EXCEPTIONS") of
+                       false -> {ok, []};
+                       Name -> file:consult(Name)
+                   end,
+    case [{What, Why} || {S, C, What, Why} <- Listed, S =:= Suite, C =:= Case] of
+        [] -> {Config, File};
+        [Skip | _] -> {{skip, Skip}, File}
+    end.
 
 post_end_per_testcase(Suite, Case, _Config, Return, File) ->
     case Return of

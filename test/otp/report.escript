@@ -2,12 +2,16 @@
 %% Reads the verdict files of otp_report_cth.
 %%   failed FILE             names of the failed cases
 %%   one FILE CASE           verdict of a single case; exit 0 if it passed
-%%   table LABEL SUITES RESULTS_DIR NOT_APPLICABLE
+%%   apart FILE SUITE        names of the cases of SUITE that FILE wants on the test node only
+%%   table LABEL SUITES RESULTS_DIR EXCEPTIONS
 %%                           the table, the failed cases with reasons, the comparison with inet_tcp
 -mode(compile).
 
 main(["failed", File]) ->
     [io:format("~ts~n", [C]) || {C, {failed, _}} <- verdicts(File)];
+main(["apart", File, Suite]) ->
+    {ok, Exceptions} = file:consult(File),
+    [io:format("~ts~n", [C]) || {S, C, test_node, _} <- Exceptions, atom_to_list(S) =:= Suite];
 main(["one", File, Case]) ->
     case lists:keyfind(list_to_atom(Case), 1, verdicts(File)) of
         {_, ok} ->
@@ -19,9 +23,10 @@ main(["one", File, Case]) ->
             io:format("~ts: no verdict; the test node died or there is no such case~n", [Case]),
             halt(2)
     end;
-main(["table", Label, Suites0, Dir, NotApplicable]) ->
+main(["table", Label, Suites0, Dir, File]) ->
     Suites = string:lexemes(Suites0, ","),
-    {ok, Excused} = file:consult(NotApplicable),
+    {ok, Exceptions} = file:consult(File),
+    Excused = [{S, C} || {S, C, not_applicable, _} <- Exceptions],
     Base = [{S, load(Dir, "inet_tcp", S)} || S <- Suites],
     Here = [{S, load(Dir, Label, S)} || S <- Suites],
     io:format("~n~-28ts~-16ts~8ts~8ts~8ts~n",
@@ -35,7 +40,7 @@ main(["table", Label, Suites0, Dir, NotApplicable]) ->
 finish(Label, Here, Base, Worse) ->
     Cut = [S || {S, #{complete := false}} <- Here],
     NoBase = [S || {S, #{complete := false}} <- Base],
-    [io:format("~ts did not run to its end, see ~ts.out~n", [S, S]) || S <- Cut],
+    [io:format("~ts did not run to its end, see ~ts.all.out~n", [S, S]) || S <- Cut],
     case {Label, Cut, NoBase, Worse} of
         {_, [_ | _], _, _} ->
             halt(2);
@@ -85,7 +90,7 @@ details(Suite, #{cases := Cases, second := Second, first := First}) ->
 worse(Suite0, #{cases := Here}, #{cases := Base}, Excused) ->
     Suite = list_to_atom(Suite0),
     [{Suite, C} || {C, ok} <- Base, proplists:get_value(C, Here) =/= ok,
-                   not lists:any(fun({S, X, _}) -> {S, X} =:= {Suite, C} end, Excused)].
+                   not lists:member({Suite, C}, Excused)].
 
 is_failed({_, {failed, _}}) -> true;
 is_failed(_) -> false.
