@@ -2,10 +2,11 @@
 -module(oracle_gen).
 
 -export([seed/1, pick/1, chance/1, weighted/1]).
--export([make_pool/1, payload/1, intact/1, bytes/1, mix/1]).
+-export([serial/0, make_pool/1, payload/1, intact/1, bytes/1, mix/1]).
 
 -define(POOL_BYTES, (40 * 1024 * 1024)).
 -define(POOL, oracle_pool).
+-define(SERIAL, oracle_serial).
 
 seed(Term) ->
     _ = rand:seed(exsss, erlang:phash2(Term, 1 bsl 32)),
@@ -27,7 +28,11 @@ weighted([{W, _} | T], R) -> weighted(T, R - W).
 %% pieces put together in the wrong order or from another message cannot look right.
 make_pool(Seed) ->
     {Bytes, _} = rand:bytes_s(?POOL_BYTES, rand:seed_s(exsss, Seed)),
+    persistent_term:put(?SERIAL, atomics:new(1, [])),
     persistent_term:put(?POOL, Bytes).
+
+%% 1, 2, 3... on this node.
+serial() -> atomics:add_get(persistent_term:get(?SERIAL), 1, 1).
 
 %% {p, Offset, Length, Form, Data}
 payload(Size) ->

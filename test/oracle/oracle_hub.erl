@@ -96,7 +96,10 @@ handle({ctl, finish}, S) ->
     lists:foldl(fun(T, Acc) -> send(T, hub_fin, tiny, Acc) end, S#hub{phase = finishing},
                 S#hub.targets);
 handle({ctl, idle, From, Ref}, S) ->
-    From ! {Ref, maps:size(S#hub.children) + maps:size(S#hub.reqs)},
+    %% A child that a lost connection killed does not say goodbye; live mortals are counted by
+    %% their node.
+    Children = case S#hub.mode of strict -> maps:size(S#hub.children); brutal -> 0 end,
+    From ! {Ref, Children + maps:size(S#hub.reqs)},
     S;
 handle({ctl, waiting_for, From, Ref}, S) ->
     From ! {Ref, waiting_for(S)},
