@@ -36,6 +36,7 @@
              hello :: partisan_dist_hello:hello() | undefined, % ours, sent or to be sent
              mode = plain :: plain | {carrier, partisan_dist_hello:agreement()},
              transcript = [] :: iolist(),
+             atom_cache = false :: boolean(),         % as the flags in the challenge say
              keys :: keys() | undefined,
              lanes :: pid() | undefined}).
 
@@ -69,10 +70,6 @@ do_accept(Driver, Kernel, Door, {Socket, Packet}, MyNode, Allowed, SetupTime) ->
     HsData = hs_data(Kernel, MyNode, Socket, Timer),
     dist_util:handshake_other_started(
       HsData#hs_data{allowed = Allowed,
-                     reject_flags = case Hs#hs.mode of
-                                        plain -> 0;
-                                        {carrier, _} -> dist_util:strict_order_flags()
-                                    end,
                      f_address = fun ?MODULE:accepted_address/2}).
 
 %% A hello that cannot be read, or of a version that we do not share, is not answered: the peer then
@@ -222,8 +219,9 @@ record(Packet, #hs{transcript = Transcript} = Hs) ->
 %% challenge. Both have the tag $N, and are the only packet of their side that has.
 outgoing(<<$N, _/binary>> = Packet, #hs{role = connector, hello = Hello} = Hs) ->
     {<<Packet/binary, (partisan_dist_hello:encode(Hello))/binary>>, Hs};
-outgoing(<<$N, _/binary>> = Packet, #hs{mode = {carrier, _}, hello = Hello} = Hs) ->
-    {<<Packet/binary, (partisan_dist_hello:encode(Hello))/binary>>, Hs};
+outgoing(<<$N, Flags:64, _/binary>> = Packet, #hs{mode = {carrier, _}, hello = Hello} = Hs) ->
+    {<<Packet/binary, (partisan_dist_hello:encode(Hello))/binary>>,
+     Hs#hs{atom_cache = atom_cache(Flags)}};
 outgoing(<<"snamed:", Size:16, Name:Size/binary, _/binary>> = Packet, #hs{role = acceptor} = Hs) ->
     {Packet, Hs#hs{peer = binary_to_existing_atom(Name, utf8)}}; % the peer asked us for its name
 outgoing(Packet, Hs) ->
@@ -253,13 +251,15 @@ incoming(<<$N, Flags:64, _/binary>> = Packet,
                 {plain, Why} ->
                     refuse(Peer, Why);
                 {carrier, Agreement} ->
-                    Flags band dist_util:strict_order_flags() =:= 0
-                        orelse refuse(Peer, "a carrier that insists on the atom cache"),
-                    Hs#hs{mode = {carrier, Agreement}}
+                    Hs#hs{mode = {carrier, Agreement}, atom_cache = atom_cache(Flags)}
             end
     end;
 incoming(_Packet, Hs) ->
     Hs.
+
+%% The flags in the challenge are those that both nodes have.
+atom_cache(Flags) ->
+    Flags band dist_util:strict_order_flags() =/= 0.
 
 -spec refuse(node(), string()) -> no_return().
 refuse(Peer, Why) ->
@@ -281,13 +281,13 @@ pre_nodeup(Socket) ->
     end.
 
 open_session(Socket, #hs{mode = {carrier, #{lanes := Lanes}}, role = Role, peer = Peer,
-                         keys = Keys, lanes = LanesPid}) ->
+                         keys = Keys, lanes = LanesPid, atom_cache = AtomCache}) ->
     #{session_id := Id, connector_mac := Connector, acceptor_mac := Acceptor} = Keys,
     {MyMac, PeerMac} = case Role of
                            connector -> {Connector, Acceptor};
                            acceptor -> {Acceptor, Connector}
                        end,
-    Init = #{lanes => Lanes, session_id => Id, my_mac => MyMac, peer_mac => PeerMac, node => Peer,
+    Init = #{lanes => Lanes, atom_cache => AtomCache, session_id => Id, my_mac => MyMac, peer_mac => PeerMac, node => Peer,
              max_queue => partisan_dist_conf:get(max_queue),
              max_message => partisan_dist_conf:get(max_message)},
     case partisan_dist_conn:open(Socket, LanesPid, Init) of

@@ -19,7 +19,7 @@
 
 -define(VERSION, 1).
 
--type init() :: #{lanes := 1..255, session_id := <<_:128>>, my_mac := <<_:256>>,
+-type init() :: #{lanes := 1..255, atom_cache := boolean(), session_id := <<_:128>>, my_mac := <<_:256>>,
                   peer_mac := <<_:256>>, max_queue := non_neg_integer(),
                   max_message := non_neg_integer(), node := node()}.
 -type answer() :: ok | {error, string()}.
@@ -94,11 +94,15 @@ open() ->
     end.
 
 -spec init(port(), init()) -> answer().
-init(Port, #{lanes := Lanes, session_id := <<_:16/binary>> = Id, my_mac := <<_:32/binary>> = MyMac,
-             peer_mac := <<_:32/binary>> = PeerMac, max_queue := MaxQueue,
+init(Port, #{lanes := Lanes, atom_cache := AtomCache, session_id := <<_:16/binary>> = Id,
+             my_mac := <<_:32/binary>> = MyMac, peer_mac := <<_:32/binary>> = PeerMac, max_queue := MaxQueue,
              max_message := MaxMessage, node := Node}) ->
     Name = atom_to_binary(Node, utf8),
-    control(Port, ?INIT, <<?VERSION:8, Lanes:8, Id/binary, MyMac/binary, PeerMac/binary,
+    Flags = case AtomCache of
+                true -> 1;
+                false -> 0
+            end,
+    control(Port, ?INIT, <<?VERSION:8, Lanes:8, Flags:8, Id/binary, MyMac/binary, PeerMac/binary,
                            MaxQueue:64, MaxMessage:64, (byte_size(Name)):16, Name/binary>>).
 
 %% The descriptor is duplicated: Socket stays open and must stay idle.

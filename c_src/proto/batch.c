@@ -1,5 +1,6 @@
 #include "proto/batch.h"
 
+#include <errno.h>
 #include <string.h>
 
 struct pt_batch *pt_batch_new(unsigned lane)
@@ -31,6 +32,7 @@ void pt_batch_free(struct pt_batch *b, const struct pt_owner_ops *ops)
     if (!b)
         return;
     release(b, ops);
+    pt_atom_table_free(&b->atoms);
     pt_free(b);
 }
 
@@ -51,7 +53,7 @@ static bool has_room(const struct pt_batch *b)
 {
     return b->bytes < PT_BATCH_BYTES && b->nmsgs < PT_BATCH_MSGS &&
            b->count + PT_MSG_IOV_MAX + 2 <= PT_BATCH_IOV &&
-           b->used + PT_FRAME_HEAD_MAX + PT_BATCH_COPY <= PT_BATCH_ARENA;
+           b->used + PT_FRAME_HEAD_MAX + PT_ATOM_SECTION_MAX + PT_BATCH_COPY <= PT_BATCH_ARENA;
 }
 
 bool pt_batch_control(struct pt_batch *b, const struct pt_frame *f)
@@ -63,6 +65,25 @@ bool pt_batch_control(struct pt_batch *b, const struct pt_frame *f)
     return true;
 }
 
+/* The header of e's frame, and behind it the section of a BARE message: bytes written, or -ENOMEM. */
+static int put_header(struct pt_batch *b, const struct pt_emit *e)
+{
+    uint8_t *at = b->arena + b->used;
+    struct pt_frame f = e->frame;
+    uint8_t section[PT_ATOM_SECTION_MAX];
+    int len = 0;
+
+    if (f.flags & PT_FRAME_BARE) {
+        len = pt_atoms_write(section, e->msg->atoms, e->msg->natoms, &b->atoms);
+        if (len < 0)
+            return len;
+        f.length += (size_t)len;
+    }
+    size_t head = pt_frame_encode(at, &f, &b->ctx);
+    memcpy(at + head, section, (size_t)len);
+    return (int)head + len;
+}
+
 int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t chunk)
 {
     struct pt_emit e;
@@ -72,12 +93,15 @@ int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t ch
             return rc;
         struct pt_msg *m = e.msg;
         bool copy = e.frame.type == PT_FRAME_MSG && e.frame.length <= PT_BATCH_COPY;
-        size_t head = pt_frame_encode(b->arena + b->used, &e.frame, &b->ctx);
+        int head = put_header(b, &e);
+        if (head < 0)
+            head = 0; /* told below, when the message has an owner again */
+        int failed = head ? 0 : -ENOMEM;
         if (copy) {
             pt_msg_copy(m, b->arena + b->used + head, e.frame.length);
-            arena_grew(b, head + e.frame.length);
+            arena_grew(b, (size_t)head + e.frame.length);
         } else {
-            arena_grew(b, head);
+            arena_grew(b, (size_t)head);
             b->count += pt_msg_take(m, e.frame.length, &b->iov[b->count], PT_MSG_IOV_MAX);
             b->bytes += e.frame.length;
             b->msgs[b->nmsgs++] = m;
@@ -87,8 +111,8 @@ int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t ch
         rc = pt_txq_emitted(q, &e);
         if (copy)
             pt_msg_free(m, q->ops);
-        if (rc < 0)
-            return rc;
+        if (rc < 0 || failed)
+            return failed ? failed : rc;
     }
     return 0;
 }

@@ -18,7 +18,8 @@ enum {
 };
 
 struct pt_batch {
-    struct pt_frame_ctx ctx; /* numbers of this lane */
+    struct pt_frame_ctx ctx;    /* numbers of this lane */
+    struct pt_atom_table atoms; /* what was sent on this lane */
     unsigned lane;
     size_t bytes;            /* left to send */
     unsigned first, count;   /* iov[first .. count) is left to send */

@@ -1,5 +1,6 @@
 #include "proto/dop.h"
 
+#include "proto/atoms.h"
 #include "proto/etf.h"
 
 enum {
@@ -81,6 +82,20 @@ static bool scan_fragment(const uint8_t *p, struct pt_packet *out)
     return true;
 }
 
+/* The section of atom references at p[at]: sets where the control tuple starts. */
+static bool scan_section(const uint8_t *p, size_t n, size_t at, struct pt_packet *out)
+{
+    int len = n > at ? pt_atoms_length(p + at, n - at) : PT_E_MORE;
+    if (len < 0) {
+        out->cut = len == PT_E_MORE;
+        return false;
+    }
+    out->atoms_at = at;
+    out->atoms = p[at];
+    out->header_len = at + (size_t)len;
+    return true;
+}
+
 void pt_packet_scan(const uint8_t *p, size_t avail, size_t total, struct pt_packet *out)
 {
     *out = (struct pt_packet){.form = PT_FORM_OTHER, .order = PT_ORDER_FENCE};
@@ -94,16 +109,14 @@ void pt_packet_scan(const uint8_t *p, size_t avail, size_t total, struct pt_pack
         return;
     switch (p[1]) {
     case DIST_HEADER:
-        if (p[2] != 0) /* atom cache references: what follows depends on the cache */
+        if (!scan_section(p, n, WHOLE_HEADER - 1, out))
             return;
         out->form = PT_FORM_WHOLE;
-        out->header_len = WHOLE_HEADER;
         break;
     case DIST_FRAG_HEADER:
-        if (n < FRAG_FIRST_HEADER || p[FRAG_HEADER] != 0 || !scan_fragment(p, out))
+        if (n < FRAG_FIRST_HEADER || !scan_fragment(p, out) || !scan_section(p, n, FRAG_HEADER, out))
             return;
         out->form = PT_FORM_FRAG_FIRST;
-        out->header_len = FRAG_FIRST_HEADER;
         break;
     case DIST_FRAG_CONT:
         if (n < FRAG_HEADER || !scan_fragment(p, out))

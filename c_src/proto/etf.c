@@ -1,11 +1,11 @@
 #include "proto/etf.h"
 
 /* Tags of the external term format (OTP erts/doc erl_ext_dist). Left out on purpose: 80 and 131
- * start a whole external term and never occur inside one; 82 refers to the atom cache, which has
- * no entries between carriers; 72-76 and 121 never leave a VM. */
+ * start a whole external term and never occur inside one; 72-76 and 121 never leave a VM. */
 enum {
     NEW_FLOAT_EXT = 70,
     BIT_BINARY_EXT = 77,
+    ATOM_CACHE_REF = 82, /* an atom named in the distribution header */
     NEW_PID_EXT = 88,
     NEW_PORT_EXT = 89,
     NEWER_REFERENCE_EXT = 90,
@@ -56,6 +56,7 @@ static const struct shape shapes[256] = {
     [NEW_FLOAT_EXT] = {.head = 9},
     [NIL_EXT] = {.head = 1},
 
+    [ATOM_CACHE_REF] = {.head = 2},
     [ATOM_EXT] = {.head = 3, .len_at = 1, .len_width = 2, .tail_per = 1},
     [ATOM_UTF8_EXT] = {.head = 3, .len_at = 1, .len_width = 2, .tail_per = 1},
     [SMALL_ATOM_EXT] = {.head = 2, .len_at = 1, .len_width = 1, .tail_per = 1},
@@ -102,8 +103,8 @@ static uint32_t read_len(const uint8_t *p, unsigned width)
 
 static bool is_atom_tag(uint8_t tag)
 {
-    return tag == SMALL_ATOM_UTF8_EXT || tag == ATOM_EXT || tag == ATOM_UTF8_EXT ||
-           tag == SMALL_ATOM_EXT;
+    return tag == ATOM_CACHE_REF || tag == SMALL_ATOM_UTF8_EXT || tag == ATOM_EXT ||
+           tag == ATOM_UTF8_EXT || tag == SMALL_ATOM_EXT;
 }
 
 /* The atom at p, of which `n` bytes are there: *head bytes of tag and length, *len of name. */
@@ -116,7 +117,7 @@ static int atom_at(const uint8_t *p, size_t n, size_t *head, size_t *len)
     *head = shapes[p[0]].head;
     if (n < *head)
         return PT_E_MORE;
-    *len = read_len(p + 1, (unsigned)*head - 1);
+    *len = p[0] == ATOM_CACHE_REF ? 0 : read_len(p + 1, (unsigned)*head - 1);
     return n - *head < *len ? PT_E_MORE : 0;
 }
 

@@ -125,7 +125,7 @@ int pt_frame_decode(const uint8_t *p, size_t avail, struct pt_frame *f, struct p
     case PT_FRAME_MSG:
         get_order(&r, f, ctx);
         length = get_uint(&r);
-        if (!r.err && length > PT_FRAME_SINGLE_MAX)
+        if (!r.err && length > PT_FRAME_SINGLE_MAX + PT_FRAME_SECTION_MAX)
             r.err = PT_E_BAD_FRAME;
         break;
     case PT_FRAME_PART:

@@ -3,7 +3,8 @@
  *   byte 0   7 6 5 4   3 2 1 0
  *            | | | |   +-+-+-+-- type
  *            | | | +-- FENCE: deliver only after every message with a lower number
- *            | | +---- BARE: the payload's first three bytes, 131 68 0, are left out
+ *            | | +---- BARE: the payload's first two bytes, 131 68, are left out, and the atom
+ *            | |       references that follow them are relative to the lane (proto/atoms.h)
  *            | +------ reserved, 0
  *            +-------- SKIP: unknown types with this bit carry a length and may be skipped
  *
@@ -23,7 +24,7 @@
 #ifndef PT_PROTO_FRAME_H
 #define PT_PROTO_FRAME_H
 
-#include "base/pt.h"
+#include "proto/atoms.h"
 
 enum pt_frame_type {
     PT_FRAME_TICK = 0,
@@ -44,7 +45,8 @@ enum {
 
     PT_FRAME_AUTH_LEN = 32,
     PT_FRAME_HEAD_MAX = 1 + 6 * 10,  /* type and six integers */
-    PT_FRAME_SINGLE_MAX = 64 * 1024, /* longest payload of a MSG */
+    PT_FRAME_SINGLE_MAX = 64 * 1024, /* longest payload of a MSG, a BARE one's section aside */
+    PT_FRAME_SECTION_MAX = PT_ATOM_SECTION_MAX, /* longest section of a BARE MSG, all NEW */
     PT_FRAME_CHUNK_MAX = 1024 * 1024 /* longest payload of a PART or LAST */
 };
 _Static_assert(PT_FRAME_AUTH_LEN < PT_FRAME_HEAD_MAX, "an AUTH frame fits a header buffer");

@@ -72,9 +72,9 @@ static size_t tail_size(const struct plan *pl)
 }
 
 static void fill_seg(struct pt_seg *seg, const struct pt_source *src, struct plan *pl,
-                     const struct pt_owner_ops *ops)
+                     uint8_t *bytes, const struct pt_owner_ops *ops)
 {
-    struct fill fl = {seg->slices, (uint8_t *)(seg->slices + pl->nslices), ops};
+    struct fill fl = {seg->slices, bytes, ops};
     seg->next = NULL;
     walk(src, pl, &fl);
     seg->nslices = pl->nslices;
@@ -84,13 +84,21 @@ struct pt_msg *pt_msg_new(const struct pt_source *src, const struct pt_owner_ops
 {
     struct plan pl;
     walk(src, &pl, NULL);
-    struct pt_msg *m = pt_alloc(sizeof *m + tail_size(&pl));
+    size_t atoms_size = src->natoms * sizeof(struct pt_atom_ref);
+    struct pt_msg *m = pt_alloc(sizeof *m + atoms_size + tail_size(&pl));
     if (!m)
         return NULL;
     memset(m, 0, sizeof *m);
     pt_list_init(&m->pick);
     pt_list_init(&m->order);
-    fill_seg(&m->first, src, &pl, ops);
+    /* slices, references, copied bytes */
+    m->natoms = (uint16_t)src->natoms;
+    m->atoms = (struct pt_atom_ref *)(m->first.slices + pl.nslices);
+    for (unsigned i = 0; i < src->natoms; i++) {
+        m->atoms[i] = src->atoms[i];
+        pt_atom_hold(m->atoms[i].atom);
+    }
+    fill_seg(&m->first, src, &pl, (uint8_t *)(m->atoms + m->natoms), ops);
     m->seg = m->last = &m->first;
     m->size = m->room = pl.total;
     m->complete = true;
@@ -104,7 +112,7 @@ int pt_msg_append(struct pt_msg *m, const struct pt_source *src, const struct pt
     struct pt_seg *seg = pt_alloc(sizeof *seg + tail_size(&pl));
     if (!seg)
         return -ENOMEM;
-    fill_seg(seg, src, &pl, ops);
+    fill_seg(seg, src, &pl, (uint8_t *)(seg->slices + pl.nslices), ops);
     m->last->next = seg;
     m->last = seg;
     m->size += pl.total;
@@ -120,6 +128,8 @@ static void drop_refs(struct pt_seg *seg, const struct pt_owner_ops *ops)
 
 void pt_msg_free(struct pt_msg *m, const struct pt_owner_ops *ops)
 {
+    for (unsigned i = 0; i < m->natoms; i++)
+        pt_atom_drop(m->atoms[i].atom);
     drop_refs(&m->first, ops);
     for (struct pt_seg *seg = m->first.next, *next; seg; seg = next) {
         next = seg->next;

@@ -6,6 +6,7 @@
 #define PT_PROTO_MSG_H
 
 #include "base/list.h"
+#include "proto/atoms.h"
 #include "proto/dop.h"
 
 #include <sys/uio.h>
@@ -54,8 +55,11 @@ struct pt_msg {
     uint8_t kind;         /* enum pt_order */
     bool complete;
     bool head;            /* its turn has come: nothing must be numbered before it */
-    bool bare;            /* the bytes lack the leading 131 68 0 */
+    bool bare; /* the bytes start with Ctl: 131 68 and the section were taken off */
     bool done;            /* its last byte is in a frame */
+    /* bare: what the section refers to, our references (session lock) */
+    uint16_t natoms;
+    struct pt_atom_ref *atoms;
     /* cursor of emission */
     struct pt_seg *seg;
     uint32_t slice;
@@ -74,6 +78,8 @@ struct pt_source {
     size_t skip;
     const uint8_t *prefix;
     size_t prefix_len;
+    const struct pt_atom_ref *atoms; /* pt_msg_new() only: copied, with references */
+    unsigned natoms;
 };
 struct pt_msg *pt_msg_new(const struct pt_source *src, const struct pt_owner_ops *ops);
 /* Appends a fragment. 0 or -ENOMEM (message unchanged). */

@@ -14,6 +14,7 @@ void pt_rx_init(struct pt_rx *r, const struct pt_rx_ops *ops, void *host, uint64
     r->host = host;
     r->max_message = max_message;
     r->auth = auth;
+    r->atom_cache = true;
     pt_order_init(&r->order);
     pt_hmap_init(&r->transfers);
 }
@@ -34,6 +35,7 @@ void pt_rx_free(struct pt_rx *r)
     }
     pt_hmap_free(&r->transfers);
     pt_order_free(&r->order, drop_held, r);
+    pt_atom_table_free(&r->atoms);
 }
 
 /* ---- delivery in order ---- */
@@ -49,16 +51,27 @@ static int deliver_one(struct pt_rx *r, uint64_t number, void *bin, const uint8_
     return pt_order_delivered(&r->order, number);
 }
 
-static int deliver(struct pt_rx *r, uint64_t number, void *bin, const uint8_t *p, size_t len)
+/* A packet with a header of its own changes the VM's cache as the header says. */
+static int note_atoms(struct pt_rx *r, const uint8_t *p, size_t len)
 {
-    int rc = deliver_one(r, number, bin, p, len);
-    while (!rc) {
-        struct pt_held *h = pt_order_ready(&r->order);
-        if (!h)
-            break;
-        bool large = h->len > PT_RX_DIRECT_MIN;
-        rc = deliver_one(r, h->number, large ? h->bin : NULL,
-                         r->ops->bin_data(h->bin) + h->offset, h->len);
+    enum { VERSION = 131, HEADER = 68, FIRST_FRAGMENT = 69 };
+    struct pt_atom_refs refs;
+    size_t at = len > 2 && p[1] == HEADER ? 2 : len > 18 && p[1] == FIRST_FRAGMENT ? 18 : 0;
+    if (!at || p[0] != VERSION || !p[at])
+        return 0;
+    int rc = r->atom_cache ? pt_atoms_read(p + at, len - at, &r->atoms, &refs) : PT_E_BAD_FRAME;
+    return rc > 0 ? 0 : rc == PT_E_MORE ? PT_E_BAD_FRAME : rc;
+}
+
+static int deliver_held(struct pt_rx *r)
+{
+    struct pt_held *h;
+    int rc = 0;
+    while (!rc && (h = pt_order_ready(&r->order))) {
+        const uint8_t *p = r->ops->bin_data(h->bin) + h->offset;
+        rc = note_atoms(r, p, h->len);
+        if (!rc)
+            rc = deliver_one(r, h->number, h->len > PT_RX_DIRECT_MIN ? h->bin : NULL, p, h->len);
         drop_held(r, h);
     }
     return rc;
@@ -102,7 +115,60 @@ int pt_rx_packet(struct pt_rx *r, const struct pt_frame *f, void *bin, const uin
     int rc = pt_order_check(&r->order, f->number, f->after, f->flags & PT_FRAME_FENCE);
     if (rc < 0)
         return rc;
-    return rc ? deliver(r, f->number, bin, p, len) : hold(r, f, bin, p, len);
+    if (rc == 0)
+        return hold(r, f, bin, p, len);
+    rc = note_atoms(r, p, len);
+    if (!rc)
+        rc = deliver_one(r, f->number, bin, p, len);
+    return rc ? rc : deliver_held(r);
+}
+
+/* 131 68, the section, the rest, in a binary of its own. */
+static void *assemble(struct pt_rx *r, const uint8_t *section, size_t n, const struct pt_bare *b)
+{
+    void *bin = r->ops->bin_new(2 + n + b->len);
+    if (!bin)
+        return NULL;
+    uint8_t *p = r->ops->bin_data(bin);
+    p[0] = 131;
+    p[1] = 68;
+    memcpy(p + 2, section, n);
+    memcpy(p + 2 + n, b->bytes, b->len);
+    return bin;
+}
+
+int pt_rx_bare(struct pt_rx *r, const struct pt_frame *f, const struct pt_atom_refs *refs,
+               const struct pt_bare *b)
+{
+    uint8_t section[PT_FRAME_SECTION_MAX];
+    int rc = pt_order_check(&r->order, f->number, f->after, f->flags & PT_FRAME_FENCE);
+    if (rc < 0)
+        return rc;
+    if (refs->count && !r->atom_cache)
+        return PT_E_BAD_FRAME;
+    bool now = rc > 0;
+    int n = pt_atoms_write(section, refs->ref, refs->count, now ? &r->atoms : NULL);
+    if (n < 0)
+        return n;
+    size_t head = 2 + (size_t)n;
+    if (now && head <= b->room) {
+        uint8_t *p = b->bytes - head;
+        p[0] = 131;
+        p[1] = 68;
+        memcpy(p + 2, section, (size_t)n);
+        rc = deliver_one(r, f->number, b->bin, p, head + b->len);
+    } else {
+        void *bin = assemble(r, section, (size_t)n, b);
+        if (!bin)
+            return -ENOMEM;
+        const uint8_t *p = r->ops->bin_data(bin);
+        if (now)
+            rc = deliver_one(r, f->number, b->bin ? bin : NULL, p, head + b->len);
+        else
+            rc = hold(r, f, bin, p, head + b->len);
+        r->ops->bin_unref(bin);
+    }
+    return rc || !now ? rc : deliver_held(r);
 }
 
 /* ---- transfers ---- */

@@ -7,6 +7,7 @@
 #ifndef PT_PROTO_RX_H
 #define PT_PROTO_RX_H
 
+#include "proto/atoms.h"
 #include "proto/frame.h"
 #include "proto/order.h"
 
@@ -41,6 +42,7 @@ enum pt_body { PT_BODY_NONE, PT_BODY_MSG, PT_BODY_CHUNK, PT_BODY_SKIP };
 
 struct pt_rx_lane {
     struct pt_frame_ctx ctx;
+    struct pt_atom_table atoms; /* what came on this lane */
     void *buf;                /* NULL until used */
     size_t cap, start, end;   /* unparsed bytes are buf[start, end) */
     unsigned small_reads;
@@ -60,6 +62,8 @@ struct pt_rx {
     const struct pt_rx_ops *ops;
     void *host;
     struct pt_order_rx order;
+    struct pt_atom_table atoms; /* what the VM was told, and has in its cache */
+    bool atom_cache;            /* it has one; without, references would crash OTP 25 */
     struct pt_hmap transfers;
     uint64_t max_message;
     const uint8_t *auth;      /* 32 bytes lane 0 must open with; NULL once seen */

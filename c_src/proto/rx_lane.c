@@ -3,10 +3,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* 131 68 0: the distribution header without atom cache references, left out of BARE frames. The
- * header of a MSG has at least four bytes, so there is room for it right before the payload. */
-static const uint8_t bare_prefix[3] = {131, 68, 0};
-
 void pt_rx_lane_init(struct pt_rx_lane *l)
 {
     memset(l, 0, sizeof *l);
@@ -21,6 +17,7 @@ void pt_rx_lane_free(struct pt_rx *r, struct pt_rx_lane *l)
     if (l->buf)
         r->ops->bin_unref(l->buf);
     l->bin = l->buf = NULL;
+    pt_atom_table_free(&l->atoms);
 }
 
 static uint8_t *data(const struct pt_rx *r, const struct pt_rx_lane *l)
@@ -85,6 +82,25 @@ int pt_rx_space(struct pt_rx *r, struct pt_rx_lane *l, struct iovec iov[2])
 
 /* ---- what was read ---- */
 
+/* A whole MSG payload of f->length bytes at p, `room` bytes before it may be overwritten. */
+static int msg_arrived(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f, void *bin,
+                       uint8_t *p, size_t room)
+{
+    if (!(f->flags & PT_FRAME_BARE))
+        return pt_rx_packet(r, f, bin, p, f->length);
+    struct pt_atom_refs refs;
+    int section = pt_atoms_read(p, f->length, &l->atoms, &refs);
+    if (section < 0)
+        return section == PT_E_MORE ? PT_E_BAD_FRAME : section;
+    if (pt_atoms_size(refs.ref, refs.count) > PT_FRAME_SECTION_MAX)
+        return PT_E_BAD_FRAME;
+    return pt_rx_bare(r, f, &refs,
+                      &(struct pt_bare){.bin = bin,
+                                        .bytes = p + section,
+                                        .len = f->length - (size_t)section,
+                                        .room = room + (size_t)section});
+}
+
 static int body_done(struct pt_rx *r, struct pt_rx_lane *l)
 {
     enum pt_body body = l->body;
@@ -95,7 +111,8 @@ static int body_done(struct pt_rx *r, struct pt_rx_lane *l)
         return 0;
     void *bin = l->bin;
     l->bin = NULL;
-    int rc = pt_rx_packet(r, &l->frame, bin, r->ops->bin_data(bin), l->at);
+    size_t room = l->at - l->frame.length;
+    int rc = msg_arrived(r, l, &l->frame, bin, r->ops->bin_data(bin) + room, room);
     r->ops->bin_unref(bin);
     return rc;
 }
@@ -125,23 +142,20 @@ static int start_body(struct pt_rx *r, struct pt_rx_lane *l, enum pt_body body,
     return feed_body(r, l);
 }
 
-static int on_msg(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f)
+static int on_msg(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f, size_t head)
 {
-    size_t extra = f->flags & PT_FRAME_BARE ? sizeof bare_prefix : 0;
-    size_t len = f->length + extra;
-
     if (l->end - l->start >= f->length) {
-        uint8_t *p = data(r, l) + l->start - extra;
-        memcpy(p, bare_prefix, extra);
+        uint8_t *p = data(r, l) + l->start;
         l->start += f->length;
         l->bulk = false;
-        return pt_rx_packet(r, f, len > PT_RX_COPY_MAX ? l->buf : NULL, p, len);
+        return msg_arrived(r, l, f, f->length > PT_RX_COPY_MAX ? l->buf : NULL, p, head);
     }
-    l->bin = r->ops->bin_new(len);
+    /* room for the longest header its references can become */
+    size_t room = f->flags & PT_FRAME_BARE ? 2 + PT_FRAME_SECTION_MAX : 0;
+    l->bin = r->ops->bin_new(room + f->length);
     if (!l->bin)
         return -ENOMEM;
-    memcpy(r->ops->bin_data(l->bin), bare_prefix, extra);
-    return start_body(r, l, PT_BODY_MSG, f, extra);
+    return start_body(r, l, PT_BODY_MSG, f, room);
 }
 
 static int on_auth(struct pt_rx *r, const struct pt_frame *f)
@@ -155,14 +169,14 @@ static int on_auth(struct pt_rx *r, const struct pt_frame *f)
     return differs ? PT_E_BAD_AUTH : 0;
 }
 
-static int on_frame(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f)
+static int on_frame(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f, size_t head)
 {
     struct pt_transfer *t;
     int rc;
 
     switch (f->type) {
     case PT_FRAME_TICK: return 0;
-    case PT_FRAME_MSG: return on_msg(r, l, f);
+    case PT_FRAME_MSG: return on_msg(r, l, f, head);
     case PT_FRAME_PART:
     case PT_FRAME_LAST:
         rc = pt_rx_transfer(r, f, &t);
@@ -203,7 +217,7 @@ static int parse(struct pt_rx *r, struct pt_rx_lane *l, bool first)
         }
         l->start += (size_t)head;
         l->frames++;
-        int rc = on_frame(r, l, &f);
+        int rc = on_frame(r, l, &f, (size_t)head);
         if (rc)
             return rc;
     }

@@ -15,7 +15,24 @@ struct pt_join {
     uint64_t expected;  /* next FragId, counting down to 1 */
 };
 
-static const uint8_t whole_prefix[3] = {131, 68, 0};
+struct pt_msg *pt_join_whole(struct pt_source *src, const struct pt_packet *pk,
+                             const struct pt_atom_refs *refs)
+{
+    uint8_t small[1024], *prefix = small;
+    size_t size = 2 + pt_atoms_size(refs->ref, refs->count);
+    if (size > sizeof small && !(prefix = pt_alloc(size)))
+        return NULL;
+    prefix[0] = 131;
+    prefix[1] = 68;
+    pt_atoms_write(prefix + 2, refs->ref, refs->count, NULL); /* cannot fail without a table */
+    src->skip = pk->header_len;
+    src->prefix = prefix;
+    src->prefix_len = size;
+    struct pt_msg *m = pt_msg_new(src, &pt_host_owner_ops);
+    if (prefix != small)
+        pt_free(prefix);
+    return m;
+}
 
 static int raw(struct pt_peer *p, struct pt_source *src, uint8_t kind)
 {
@@ -29,24 +46,21 @@ static int raw(struct pt_peer *p, struct pt_source *src, uint8_t kind)
     return rc;
 }
 
-static int first(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src)
+static int first(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src,
+                 const struct pt_atom_refs *refs)
 {
-    src->skip = pk->header_len;
-    src->prefix = whole_prefix;
-    src->prefix_len = sizeof whole_prefix;
     struct pt_join *j = pt_alloc(sizeof *j);
-    struct pt_msg *m = pt_msg_new(src, &pt_host_owner_ops);
+    struct pt_msg *m = pt_join_whole(src, pk, refs);
     int rc = -ENOMEM;
     if (!j || !m)
         goto fail;
     m->kind = (uint8_t)pk->order;
     m->key = pk->key;
     if (pk->frag_id == 1) {
-        pt_free(j);
-        j = NULL;
         rc = pt_txq_submit(&p->txq, m);
         if (rc)
             goto fail;
+        pt_free(j);
         return 0;
     }
     *j = (struct pt_join){m, pk->frag_id - 1};
@@ -82,12 +96,13 @@ static int next(struct pt_peer *p, const struct pt_packet *pk, struct pt_source 
     return pt_txq_finish(&p->txq, m);
 }
 
-int pt_join_packet(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src)
+int pt_join_packet(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src,
+                   const struct pt_atom_refs *refs)
 {
     struct pt_join *j = pk->seq_id ? pt_hmap_get(&p->joins, pk->seq_id) : NULL;
 
     if (pk->form == PT_FORM_FRAG_FIRST && !j && pk->seq_id)
-        return first(p, pk, src);
+        return first(p, pk, src, refs);
     if (pk->form == PT_FORM_FRAG_NEXT && j && j->expected == pk->frag_id)
         return next(p, pk, src, j);
     /* The receiving VM would end the connection at a sequence begun twice; it cannot see that, for

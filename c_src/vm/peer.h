@@ -87,6 +87,7 @@ struct pt_peer {
     pthread_mutex_t lock;
     pthread_cond_t released; /* the loop gave a lane up */
     struct pt_txq txq;
+    struct pt_atom_table vm_atoms; /* the VM's cache of atoms it sent, as its packets tell it */
     unsigned attached;
     bool auth_sent, tick, ack_now, closing, wake_on_drain, wake_below;
     uint64_t ack_sent;
@@ -138,10 +139,16 @@ void pt_tx_loop_done(struct pt_tx *tx, ssize_t n);  /* loop thread */
 size_t pt_tx_pending(struct pt_peer *p);            /* session lock held: bytes not yet sent */
 void pt_tx_unbusy(struct pt_peer *p);               /* port lock */
 
-/* join.c; port lock */
+/* join.c; port and session lock */
 struct pt_join;
-int pt_join_packet(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src);
+/* refs: what the packet's section refers to; of FRAG_FIRST only. */
+int pt_join_packet(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src,
+                   const struct pt_atom_refs *refs);
 void pt_join_free(struct pt_peer *p);
+/* A message with a header that depends on no earlier one: 131 68, all references NEW, and what
+ * follows the header in src. NULL: no memory. */
+struct pt_msg *pt_join_whole(struct pt_source *src, const struct pt_packet *pk,
+                             const struct pt_atom_refs *refs);
 
 /* rx_io.c; port lock */
 int pt_rx_io(struct pt_peer *p, struct pt_lane *l);

@@ -9,27 +9,12 @@
 
 enum { READS = 4 }; /* in one callback: others wait for the port lock */
 
-/* Bytes of a packet that the VM may see. A header that refers to the atom cache is cut after the
- * number of references: the cache is never negotiated between carriers, and OTP 25 looks into it
- * without asking whether there is one (external.c, erts_prepare_dist_ext: NULL->in_arr). Cut, it is a
- * corrupted header to the VM, which logs it and ends the connection, as it does over inet_tcp. */
-static size_t fit_for_vm(const uint8_t *p, size_t len)
-{
-    enum { VERSION = 131, HEADER = 68, FRAGMENT_HEADER = 69 };
-    if (len > 3 && p[0] == VERSION && p[1] == HEADER && p[2])
-        return 3;
-    if (len > 19 && p[0] == VERSION && p[1] == FRAGMENT_HEADER && p[18])
-        return 19;
-    return len;
-}
-
 static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
 {
     struct pt_peer *peer = host;
     int rc;
     if (peer->flushing) /* the VM is done with the connection, the peer not yet with us */
         return 0;
-    len = fit_for_vm(p, len);
     if (bin) {
         ErlDrvBinary *b = bin;
         rc = driver_output_binary(peer->port, NULL, 0, b,

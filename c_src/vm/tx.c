@@ -19,7 +19,8 @@ enum {
     SCHED_SMALL = 1024 * 1024, /* bytes a scheduler sends on a lane in one flush */
     SCHED_BULK = 128 * 1024,   /* a longer queue of bulk goes to the loop at once */
     ACK_PIGGYBACK = 16,        /* deliveries worth an ACK frame beside data */
-    SCAN = 1024,               /* bytes looked at; a longer control tuple is fenced */
+    SCAN = 1024, /* bytes looked at: all of nearly every header and control tuple; one whose
+                    sender lies behind is fenced */
     BUSY_MARGIN = 4 * 1024 * 1024,
 };
 static const uint64_t LOSSY_LOOK_NS = 20 * 1000000ull;
@@ -27,26 +28,44 @@ static const uint64_t LOSSY_HOLD_NS = 10 * 1000000000ull;
 
 /* ---- from the VM ---- */
 
-static void scan(const ErlIOVec *ev, struct pt_packet *pk)
+/* The front of a packet in one piece; n bytes of it. */
+static void gather(const ErlIOVec *ev, uint8_t *out, size_t n)
 {
-    uint8_t copy[SCAN];
-    size_t n = 0;
-    for (ErlDrvSizeT i = 0; i < (ErlDrvSizeT)ev->vsize && n < SCAN; i++) {
-        size_t part = PT_MIN(ev->iov[i].iov_len, SCAN - n);
+    for (size_t i = 0, at = 0; at < n; i++) {
+        size_t part = PT_MIN(ev->iov[i].iov_len, n - at);
         if (part)
-            memcpy(copy + n, ev->iov[i].iov_base, part);
-        n += part;
+            memcpy(out + at, ev->iov[i].iov_base, part);
+        at += part;
     }
-    pt_packet_scan(copy, n, (size_t)ev->size, pk);
+}
+
+/* Resolves the packet's atom references, in the order the VM made them. */
+static int read_atoms(struct pt_peer *p, const uint8_t *front, size_t n, const struct pt_packet *pk,
+                      struct pt_atom_refs *refs)
+{
+    refs->count = 0;
+    if (!pk->atoms)
+        return 0;
+    int rc = pt_atoms_read(front + pk->atoms_at, n - pk->atoms_at, &p->vm_atoms, refs);
+    return rc > 0 ? 0 : rc;
 }
 
 static int submit_whole(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src,
-                        size_t size)
+                        const struct pt_atom_refs *refs, size_t size)
 {
-    bool bare = pk->form == PT_FORM_WHOLE && size - pk->header_len <= PT_FRAME_SINGLE_MAX;
-    if (bare)
+    struct pt_msg *m;
+    bool bare = pk->form == PT_FORM_WHOLE && size - pk->header_len <= PT_FRAME_SINGLE_MAX &&
+                pt_atoms_size(refs->ref, refs->count) <= PT_ATOM_SECTION_MAX;
+    if (bare) {
         src->skip = pk->header_len;
-    struct pt_msg *m = pt_msg_new(src, &pt_host_owner_ops);
+        src->atoms = refs->ref;
+        src->natoms = refs->count;
+        m = pt_msg_new(src, &pt_host_owner_ops);
+    } else if (pk->form == PT_FORM_WHOLE) {
+        m = pt_join_whole(src, pk, refs);
+    } else {
+        m = pt_msg_new(src, &pt_host_owner_ops);
+    }
     if (!m)
         return -ENOMEM;
     m->bare = bare;
@@ -58,35 +77,61 @@ static int submit_whole(struct pt_peer *p, const struct pt_packet *pk, struct pt
     return rc;
 }
 
-int pt_tx_output(struct pt_peer *p, ErlIOVec *ev)
+static int take_packet(struct pt_peer *p, ErlIOVec *ev, const struct pt_packet *pk,
+                       const uint8_t *front, size_t n)
 {
-    struct pt_packet pk;
     struct pt_source src = {.iov = (const struct iovec *)ev->iov,
                             .owners = (void *const *)ev->binv,
                             .count = (size_t)ev->vsize};
-    int rc = 0;
+    struct pt_atom_refs refs;
 
-    scan(ev, &pk);
-    p->packets_out++;
     pthread_mutex_lock(&p->lock);
-    if (pk.form == PT_FORM_TICK)
-        p->tick = true;
-    else if (pk.form == PT_FORM_FRAG_FIRST || pk.form == PT_FORM_FRAG_NEXT)
-        rc = pt_join_packet(p, &pk, &src);
-    else
-        rc = submit_whole(p, &pk, &src, (size_t)ev->size);
+    int rc = read_atoms(p, front, n, pk, &refs);
+    if (!rc && (pk->form == PT_FORM_FRAG_FIRST || pk->form == PT_FORM_FRAG_NEXT))
+        rc = pt_join_packet(p, pk, &src, &refs);
+    else if (!rc)
+        rc = submit_whole(p, pk, &src, &refs, (size_t)ev->size);
     bool full = p->txq.bytes > p->max_queue;
     if (full)
         p->wake_below = true;
     pthread_mutex_unlock(&p->lock);
-    if (rc)
-        return rc;
-    if (full && !p->busy) {
+    if (!rc && full && !p->busy) {
         p->busy = true;
         p->busy_count++;
         set_busy_port(p->port, 1);
     }
-    return 0;
+    return rc;
+}
+
+int pt_tx_output(struct pt_peer *p, ErlIOVec *ev)
+{
+    struct pt_packet pk;
+    uint8_t front[SCAN];
+    size_t size = (size_t)ev->size;
+    size_t n = PT_MIN(size, (size_t)SCAN);
+
+    p->packets_out++;
+    if (!n) {
+        pthread_mutex_lock(&p->lock);
+        p->tick = true;
+        pthread_mutex_unlock(&p->lock);
+        return 0;
+    }
+    gather(ev, front, n);
+    pt_packet_scan(front, n, size, &pk);
+    if (PT_LIKELY(!pk.cut || n == size))
+        return take_packet(p, ev, &pk, front, n);
+
+    /* more new atoms than usual: the whole header is the second element */
+    n = PT_MIN(size, ev->iov[0].iov_len + ev->iov[1].iov_len + SCAN);
+    uint8_t *longer = pt_alloc(n);
+    if (!longer)
+        return -ENOMEM;
+    gather(ev, longer, n);
+    pt_packet_scan(longer, n, size, &pk);
+    int rc = take_packet(p, ev, &pk, longer, n);
+    pt_free(longer);
+    return rc;
 }
 
 void pt_tx_unbusy(struct pt_peer *p)
@@ -236,7 +281,8 @@ static int send_lane(struct pt_peer *p, struct pt_lane *l)
     int rc = 0;
     bool hand_over = false;
 
-    while (l->state == PT_LANE_IDLE && !l->tx_paused && !(rc = fill(p, l)) && l->batch->bytes) {
+    while (l->state == PT_LANE_IDLE && !l->tx_paused && !p->closing && !(rc = fill(p, l)) &&
+           l->batch->bytes) {
         size_t want = l->batch->bytes;
         if (for_the_loop(p, l, done)) {
             hand_over = true;

@@ -28,7 +28,7 @@ static void no(struct answer *a, const char *words)
     a->len = PT_MIN(a->len, sizeof a->bytes - 1);
 }
 
-enum { INIT_FIXED = 1 + 1 + 16 + 32 + 32 + 8 + 8 + 2 };
+enum { INIT_FIXED = 1 + 1 + 1 + 16 + 32 + 32 + 8 + 8 + 2, INIT_ATOM_CACHE = 1 };
 
 static void set_max_queue(struct pt_peer *p, uint64_t bytes)
 {
@@ -52,11 +52,12 @@ static void verb_init(struct pt_peer *p, const uint8_t *b, size_t len, struct an
         len - INIT_FIXED > PT_NODE_NAME_MAX || b[1] < 1 || b[1] > PT_LANES_MAX)
         return no(a, "malformed INIT");
     p->lanes_wanted = b[1];
-    memcpy(p->session_id, b + 2, 16);
-    memcpy(p->my_auth, b + 18, 32);
-    memcpy(p->peer_auth, b + 50, 32);
-    set_max_queue(p, pt_get64(b + 82));
-    p->max_message = pt_get64(b + 90);
+    p->rx.atom_cache = b[2] & INIT_ATOM_CACHE;
+    memcpy(p->session_id, b + 3, 16);
+    memcpy(p->my_auth, b + 19, 32);
+    memcpy(p->peer_auth, b + 51, 32);
+    set_max_queue(p, pt_get64(b + 83));
+    p->max_message = pt_get64(b + 91);
     p->rx.max_message = p->max_message;
     memcpy(p->node, b + INIT_FIXED, len - INIT_FIXED);
     p->ready = true;
