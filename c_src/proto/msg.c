@@ -80,15 +80,55 @@ static void fill_seg(struct pt_seg *seg, const struct pt_source *src, struct pla
     seg->nslices = pl->nslices;
 }
 
+void pt_msg_pool_free(struct pt_msg_pool *pool)
+{
+    for (void *p = pool->free, *next; p; p = next) {
+        next = *(void **)p;
+        pt_free(p);
+    }
+    *pool = (struct pt_msg_pool){0};
+}
+
+static void *pool_get(struct pt_msg_pool *pool)
+{
+    void *p = pool->free;
+    if (!p)
+        return pt_alloc(PT_MSG_POOL_BLOCK);
+    pool->free = *(void **)p;
+    pool->count--;
+    return p;
+}
+
+static void pool_put(struct pt_msg_pool *pool, void *p)
+{
+    if (pool->count == PT_MSG_POOL_KEPT) {
+        pt_free(p);
+        return;
+    }
+    *(void **)p = pool->free;
+    pool->free = p;
+    pool->count++;
+}
+
 struct pt_msg *pt_msg_new(const struct pt_source *src, const struct pt_owner_ops *ops)
+{
+    return pt_msg_new_in(NULL, src, ops);
+}
+
+struct pt_msg *pt_msg_new_in(struct pt_msg_pool *pool, const struct pt_source *src,
+                             const struct pt_owner_ops *ops)
 {
     struct plan pl;
     walk(src, &pl, NULL);
     size_t atoms_size = src->natoms * sizeof(struct pt_atom_ref);
-    struct pt_msg *m = pt_alloc(sizeof *m + atoms_size + tail_size(&pl));
+    size_t size = sizeof(struct pt_msg) + atoms_size + tail_size(&pl);
+    if (size > PT_MSG_POOL_BLOCK)
+        pool = NULL;
+    struct pt_msg *m = pool ? pool_get(pool) : pt_alloc(size);
     if (!m)
         return NULL;
     memset(m, 0, sizeof *m);
+    m->pool = pool;
     pt_list_init(&m->pick);
     pt_list_init(&m->order);
     /* slices, references, copied bytes */
@@ -136,7 +176,10 @@ void pt_msg_free(struct pt_msg *m, const struct pt_owner_ops *ops)
         drop_refs(seg, ops);
         pt_free(seg);
     }
-    pt_free(m);
+    if (m->pool)
+        pool_put(m->pool, m);
+    else
+        pt_free(m);
 }
 
 struct cursor {

@@ -37,10 +37,20 @@ struct pt_seg {
     struct pt_slice slices[]; /* followed by the copied bytes */
 };
 
+/* Blocks for small messages: they are made and freed at the rate of messages, often on different
+ * threads, which is the slow case of any allocator. Guarded by the session lock, like the messages. */
+enum { PT_MSG_POOL_BLOCK = 640, PT_MSG_POOL_KEPT = 4096 };
+struct pt_msg_pool {
+    void *free; /* linked through the first word */
+    unsigned count;
+};
+void pt_msg_pool_free(struct pt_msg_pool *pool); /* after all its messages */
+
 struct pt_flow;
 struct pt_epoch;
 
 struct pt_msg {
+    struct pt_msg_pool *pool; /* where the block goes back to, or NULL */
     struct pt_list pick;  /* express, bulk or blocked list of the queue */
     struct pt_list order; /* its flow's queue, or the list behind a fence */
     struct pt_flow *flow; /* NULL: fence, free, or not yet submitted */
@@ -82,6 +92,9 @@ struct pt_source {
     unsigned natoms;
 };
 struct pt_msg *pt_msg_new(const struct pt_source *src, const struct pt_owner_ops *ops);
+/* The same from a pool, if it is small. */
+struct pt_msg *pt_msg_new_in(struct pt_msg_pool *pool, const struct pt_source *src,
+                             const struct pt_owner_ops *ops);
 /* Appends a fragment. 0 or -ENOMEM (message unchanged). */
 int pt_msg_append(struct pt_msg *m, const struct pt_source *src, const struct pt_owner_ops *ops);
 void pt_msg_free(struct pt_msg *m, const struct pt_owner_ops *ops);

@@ -36,13 +36,60 @@ void pt_rx_free(struct pt_rx *r)
     pt_hmap_free(&r->transfers);
     pt_order_free(&r->order, drop_held, r);
     pt_atom_table_free(&r->atoms);
+    if (r->group.bin)
+        r->ops->bin_unref(r->group.bin);
 }
 
 /* ---- delivery in order ---- */
 
+int pt_rx_flush_group(struct pt_rx *r)
+{
+    unsigned count = r->group.count;
+    void *bin = r->group.bin;
+    int rc = 0;
+
+    if (!count)
+        return 0;
+    r->group.count = 0;
+    r->group.used = 0;
+    const uint8_t *p = r->ops->bin_data(bin);
+    if (count == 1) /* alone it gets a copy of its own size, and the binary serves again */
+        return r->ops->deliver(r->host, NULL, p, r->group.len[0]);
+    r->group.bin = NULL;
+    for (unsigned i = 0; rc >= 0 && i < count; i++) {
+        rc = r->ops->deliver(r->host, bin, p, r->group.len[i]);
+        p += r->group.len[i];
+    }
+    r->ops->bin_unref(bin);
+    return PT_MIN(rc, 0);
+}
+
+static int to_group(struct pt_rx *r, const uint8_t *p, size_t len)
+{
+    if (r->group.count == PT_RX_GROUP_MAX || r->group.used + len > PT_RX_GROUP) {
+        int rc = pt_rx_flush_group(r);
+        if (rc)
+            return rc;
+    }
+    if (!r->group.bin && !(r->group.bin = r->ops->bin_new(PT_RX_GROUP)))
+        return -ENOMEM;
+    memcpy(r->ops->bin_data(r->group.bin) + r->group.used, p, len);
+    r->group.used += len;
+    r->group.len[r->group.count++] = len;
+    return 0;
+}
+
+/* Counts as delivered what is in the group: nothing else gets to the VM before it. */
 static int deliver_one(struct pt_rx *r, uint64_t number, void *bin, const uint8_t *p, size_t len)
 {
-    int rc = r->ops->deliver(r->host, bin, p, len);
+    int rc;
+    if (!bin && len <= PT_RX_GROUP / 2) {
+        rc = to_group(r, p, len);
+    } else {
+        rc = pt_rx_flush_group(r);
+        if (!rc)
+            rc = r->ops->deliver(r->host, bin, p, len);
+    }
     if (rc < 0)
         return rc;
     r->delivered++;

@@ -21,6 +21,8 @@ enum {
     PT_RX_DIRECT_MIN = 4 * 1024, /* a longer payload cut off by the buffer's end is read in place */
     PT_RX_ACK_BYTES = 256 * 1024,
     PT_RX_ACK_COUNT = 256,
+    PT_RX_GROUP = 2048,          /* small packets that came together share a binary of this size */
+    PT_RX_GROUP_MAX = 16,        /* so many at most */
     PT_RX_TRANSFERS = 65536,     /* unfinished transfers of one session */
 };
 
@@ -65,6 +67,14 @@ struct pt_rx {
     struct pt_atom_table atoms; /* what the VM was told, and has in its cache */
     bool atom_cache;            /* it has one; without, references would crash OTP 25 */
     struct pt_hmap transfers;
+    /* Small packets ready to be delivered, copied from the lane's buffer. One allocation for
+     * several; one that stays in a mailbox keeps no more than PT_RX_GROUP bytes alive. */
+    struct {
+        void *bin; /* PT_RX_GROUP bytes, or NULL */
+        unsigned count;
+        size_t used;
+        size_t len[PT_RX_GROUP_MAX];
+    } group;
     uint64_t max_message;
     const uint8_t *auth;      /* 32 bytes lane 0 must open with; NULL once seen */
     uint64_t acked;           /* the watermark told last */

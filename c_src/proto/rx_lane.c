@@ -238,7 +238,7 @@ static void adapt(struct pt_rx_lane *l, size_t n, size_t space)
     }
 }
 
-int pt_rx_got(struct pt_rx *r, struct pt_rx_lane *l, size_t n, bool first)
+static int take_in(struct pt_rx *r, struct pt_rx_lane *l, size_t n, bool first)
 {
     l->bytes += n;
     if (l->body == PT_BODY_MSG || l->body == PT_BODY_CHUNK) {
@@ -256,4 +256,11 @@ int pt_rx_got(struct pt_rx *r, struct pt_rx_lane *l, size_t n, bool first)
     }
     l->end += n;
     return parse(r, l, first);
+}
+
+int pt_rx_got(struct pt_rx *r, struct pt_rx_lane *l, size_t n, bool first)
+{
+    int rc = take_in(r, l, n, first);
+    int delivered = pt_rx_flush_group(r); /* what came before an error is still good */
+    return rc ? rc : delivered;
 }

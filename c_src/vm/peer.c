@@ -93,6 +93,7 @@ void pt_peer_free(struct pt_peer *p)
     driver_select(p->port, (ErlDrvEvent)(intptr_t)p->wake_fd, ERL_DRV_READ | ERL_DRV_USE, 0);
     pt_join_free(p);
     pt_txq_free(&p->txq);
+    pt_msg_pool_free(&p->pool);
     pt_atom_table_free(&p->vm_atoms);
     pt_rx_free(&p->rx);
     pthread_cond_destroy(&p->released);

@@ -87,6 +87,7 @@ struct pt_peer {
     pthread_mutex_t lock;
     pthread_cond_t released; /* the loop gave a lane up */
     struct pt_txq txq;
+    struct pt_msg_pool pool;
     struct pt_atom_table vm_atoms; /* the VM's cache of atoms it sent, as its packets tell it */
     unsigned attached;
     bool auth_sent, tick, ack_now, closing, wake_on_drain, wake_below;

@@ -60,7 +60,7 @@ static int submit_whole(struct pt_peer *p, const struct pt_packet *pk, struct pt
         src->skip = pk->header_len;
         src->atoms = refs->ref;
         src->natoms = refs->count;
-        m = pt_msg_new(src, &pt_host_owner_ops);
+        m = pt_msg_new_in(&p->pool, src, &pt_host_owner_ops);
     } else if (pk->form == PT_FORM_WHOLE) {
         m = pt_join_whole(src, pk, refs);
     } else {
