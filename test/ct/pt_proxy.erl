@@ -58,10 +58,15 @@ loop(#{listen := Listen, target := Target, action := Action, n := N, pairs := Pa
                     gen_tcp:close(S),
                     loop(State#{n := N + 1});
                 What ->
-                    {ok, T} = gen_tcp:connect({127, 0, 0, 1}, Target, [binary, {active, false}]),
-                    half(S, T, connector, What),
-                    half(T, S, acceptor, What),
-                    loop(State#{n := N + 1, pairs := Pairs#{N + 1 => {S, T}}})
+                    case gen_tcp:connect({127, 0, 0, 1}, Target, [binary, {active, false}]) of
+                        {ok, T} ->
+                            half(S, T, connector, What),
+                            half(T, S, acceptor, What),
+                            loop(State#{n := N + 1, pairs := Pairs#{N + 1 => {S, T}}});
+                        {error, _} -> % the node is gone: so are we for the connector
+                            gen_tcp:close(S),
+                            loop(State#{n := N + 1})
+                    end
             end;
         {Ref, From, port} ->
             {ok, Port} = inet:port(Listen),

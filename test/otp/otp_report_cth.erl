@@ -15,11 +15,11 @@ id(File) ->
     File.
 
 -spec init(term(), [string()]) -> {ok, file:filename(), integer()}.
-%% Outermost (lowest priority number is called first, post functions last): sees final verdicts.
+%% Called after all others: ts_install_cth cannot take the skip of another hook for a configuration.
 init(_Id, [File]) ->
     init(undefined, File);
 init(_Id, File) ->
-    {ok, File, -1}.
+    {ok, File, 1000}.
 
 pre_init_per_testcase(Suite, Case, Config, File) ->
     {ok, Listed} = case os:getenv("OTP_EXCEPTIONS") of
