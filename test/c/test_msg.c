@@ -155,9 +155,44 @@ START_TEST(out_of_memory)
 }
 END_TEST
 
+START_TEST(pool)
+{
+    struct pt_msg_pool pool = {0};
+    struct pt_msg *m[PT_MSG_POOL_KEPT + 10];
+    struct iovec iov = {source, 0};
+    void *owner = NULL;
+    struct pt_source src = {.iov = &iov, .owners = &owner, .count = 1};
+    struct sup_rng rng = {6};
+
+    sup_alloc_fail_at(0);
+    fill_source(&rng);
+    for (unsigned round = 0; round < 3; round++) {
+        for (unsigned i = 0; i < PT_MSG_POOL_KEPT + 10; i++) {
+            iov.iov_len = i % (PT_MSG_POOL_BLOCK + 200); /* some are too large for a block */
+            m[i] = pt_msg_new_in(&pool, &src, &sup_owner_ops);
+            sup_must(m[i] && m[i]->size == iov.iov_len);
+        }
+        for (unsigned i = 0; i < PT_MSG_POOL_KEPT + 10; i++) {
+            size_t size = m[i]->size;
+            pt_msg_copy(m[i], out, size);
+            sup_must(memcmp(out, source, size) == 0);
+            pt_msg_free(m[i], &sup_owner_ops);
+        }
+        ck_assert_uint_le(pool.count, PT_MSG_POOL_KEPT);
+        ck_assert_uint_gt(pool.count, 0);
+        ck_assert_uint_eq(sup_alloc_live(), pool.count);
+    }
+    pt_msg_pool_free(&pool);
+    ck_assert_uint_eq(sup_alloc_live(), 0);
+    sup_alloc_fail_at(1);
+    ck_assert_ptr_null(pt_msg_new_in(&pool, &src, &sup_owner_ops));
+    ck_assert_uint_eq(pool.count, 0);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *tests[] = {random_pieces, skip_and_prefix, small_pieces_are_copied_together,
-                            out_of_memory};
+                            out_of_memory, pool};
     return SUP_MAIN("msg", tests);
 }

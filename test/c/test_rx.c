@@ -42,10 +42,14 @@ static void put_frame(unsigned lane, const struct pt_frame *f)
 static void put_msg(unsigned lane, uint64_t number, uint64_t after, size_t len, uint8_t flags)
 {
     struct stream *s = &streams[lane];
-    put_frame(
-        lane,
-        &(struct pt_frame){
-            .type = PT_FRAME_MSG, .number = number, .after = after, .length = len, .flags = flags});
+    bool bare = flags & PT_FRAME_BARE;
+    put_frame(lane, &(struct pt_frame){.type = PT_FRAME_MSG,
+                                       .number = number,
+                                       .after = after,
+                                       .length = len + bare,
+                                       .flags = flags});
+    if (bare)
+        s->at[s->n++] = 0; /* no atom references */
     for (size_t i = 0; i < len; i++)
         s->at[s->n++] = payload(number, i);
 }
@@ -237,20 +241,48 @@ START_TEST(sizes_and_cuts)
         ck_assert_uint_eq(h.n, 3 * N);
         for (unsigned i = 0; i < h.n; i++) {
             bool bare = i % 2;
-            size_t whole = sizes[i % N] + 3 * bare;
+            size_t wire = sizes[i % N] + bare;
             /* one byte may be any message's: its number is told by its place */
             if (sizes[i % N] > 2)
                 sup_must(h.got[i].number == i + 1);
             sup_must(h.got[i].len == sizes[i % N] && h.got[i].bare == bare);
-            if (whole <= PT_RX_DIRECT_MIN)
+            if (wire > PT_RX_GROUP && wire <= PT_RX_DIRECT_MIN)
                 sup_must(!h.got[i].in_place);
-            if (whole > PT_RX_COPY_MAX)
+            if (wire > PT_RX_COPY_MAX)
                 sup_must(h.got[i].in_place);
         }
         ck_assert_uint_eq(h.lane[0].frames, 3 * N);
         ck_assert_uint_eq(h.rx.order.watermark, 3 * N);
         host_free(&h);
     }
+}
+END_TEST
+
+/* Small packets of one read share a binary, in order; one that comes alone is copied. */
+START_TEST(small_packets_come_in_groups)
+{
+    struct host h;
+    unsigned n = 0;
+
+    start(&h);
+    for (; n < 100; n++)
+        put_msg(0, n + 1, n, 3 + n % 50 * 20, n % 2 ? PT_FRAME_BARE : 0);
+    put_msg(0, ++n, 0, 20000, 0); /* nothing gets past the group */
+    put_msg(0, ++n, 0, 30, 0);
+    ck_assert_int_eq(read_lane(&h, 0, SIZE_MAX), 0);
+    ck_assert_uint_eq(h.n, n);
+    unsigned shared = 0;
+    for (unsigned i = 0; i < n; i++) {
+        sup_must(h.got[i].number == i + 1);
+        shared += h.got[i].in_place && h.got[i].len < 1000;
+    }
+    ck_assert_uint_gt(shared, 50);
+    put_msg(0, ++n, 0, 40, 0);
+    ck_assert_int_eq(read_lane(&h, 0, SIZE_MAX), 0);
+    ck_assert_uint_eq(h.n, n);
+    expect(&h, n - 1, n, 40);
+    ck_assert(!h.got[n - 1].in_place);
+    host_free(&h);
 }
 END_TEST
 
@@ -328,6 +360,7 @@ START_TEST(lanes_are_put_in_order)
     expect(&h, 2, 2, 200);
     ck_assert(h.got[2].bare);
     expect(&h, 3, 4, 5000);
+    ck_assert(h.got[3].in_place); /* the block it was held in */
     expect(&h, 4, 5, 20000);
     expect(&h, 5, 6, 60);
     ck_assert_uint_eq(h.got[6].number + h.got[7].number, 7 + 8);
@@ -598,8 +631,12 @@ START_TEST(garbage_is_named)
                  {{0x40}, 1, PT_E_BAD_FRAME},
                  {{0x81}, 1, PT_E_BAD_FRAME},
                  {{1, 3, 0, 5}, 4, PT_E_BAD_NUMBER},
-                 {{1, 0, 0, 0x81, 0x80, 4}, 6, PT_E_BAD_FRAME},
+                 {{1, 0, 0, 0x80, 0x80, 8}, 6, PT_E_BAD_FRAME},
                  {{2, 1, 5, 3, 3}, 5, PT_E_BAD_TRANSFER},
+                 {{0x21, 0, 0, 0}, 4, PT_E_BAD_FRAME},             /* no section of references */
+                 {{0x21, 0, 0, 1, 1}, 5, PT_E_BAD_FRAME},          /* half a section */
+                 {{0x21, 0, 0, 3, 1, 0, 5}, 7, PT_E_BAD_FRAME},    /* an empty slot */
+                 {{0x21, 0, 0, 4, 1, 8, 5, 9}, 8, PT_E_BAD_FRAME}, /* text cut off */
                  {{5, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1}, 12, PT_E_BAD_FRAME}};
     for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct host h;
@@ -679,6 +716,7 @@ END_TEST
 int main(void)
 {
     const TTest *tests[] = {sizes_and_cuts,
+                            small_packets_come_in_groups,
                             unknown_frames_are_skipped,
                             a_quiet_lane_has_a_small_buffer,
                             lanes_are_put_in_order,

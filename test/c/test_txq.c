@@ -382,6 +382,9 @@ START_TEST(acknowledgements)
     ck_assert_uint_eq(pt_txq_flows(&q), 1000);
     ck_assert_int_eq(pt_txq_ack(&q, 1001), PT_E_BAD_NUMBER);
     ck_assert_int_eq(pt_txq_ack(&q, UINT64_MAX), PT_E_BAD_NUMBER);
+    ck_assert_int_eq(pt_txq_ack(&q, 100), 0);
+    for (uint64_t k = 1; k <= 1000; k++) /* each number is its own flow's still */
+        sup_must((pt_hmap_get(&q.flows, k) != NULL) == (k > 100));
     ck_assert_int_eq(pt_txq_ack(&q, 600), 0);
     ck_assert_int_eq(pt_txq_ack(&q, 500), 0); /* overtaken on another lane */
     ck_assert_uint_eq(pt_txq_flows(&q), 400);
@@ -423,6 +426,25 @@ START_TEST(speculation_is_bounded_and_resumes)
     ck_assert_uint_eq(pull(&q, 1, BOTH).frame.flags, PT_FRAME_FENCE);
     ck_assert_uint_eq(pull(&q, 0, BOTH).key, 9);
     ck_assert_uint_eq(q.messages, 0);
+    done(&q);
+}
+END_TEST
+
+START_TEST(what_follows_a_fence_is_sure_on_its_lane)
+{
+    struct pt_txq q;
+
+    init(&q, 3);
+    submit(&q, PT_ORDER_FENCE, 0, 50);
+    ck_assert_uint_eq(pull(&q, 2, BOTH).frame.flags, PT_FRAME_FENCE);
+    small(&q, 1);
+    ck_assert_uint_eq(pull(&q, 2, BOTH).frame.after, 1);
+    ck_assert_uint_eq(q.speculative, 0);
+    small(&q, 2);
+    ck_assert_uint_eq(pull(&q, 0, BOTH).frame.after, 1);
+    ck_assert_uint_eq(q.speculative, 100);
+    ck_assert_int_eq(pt_txq_ack(&q, 3), 0);
+    ck_assert_uint_eq(q.speculative, 0);
     done(&q);
 }
 END_TEST
@@ -535,6 +557,33 @@ static bool fail_once(size_t nth)
     return hit;
 }
 
+/* What a fence held back cannot be set free for lack of memory: nothing gets past it meanwhile. */
+START_TEST(no_overtaking_after_a_failure)
+{
+    struct pt_txq q;
+    struct pt_emit e;
+
+    init(&q, 1);
+    submit(&q, PT_ORDER_FENCE, 0, 50);
+    small(&q, 1);
+    small(&q, 2);
+    ck_assert_int_eq(pt_txq_next(&q, 0, BOTH, CHUNK, &e), 1);
+    sup_alloc_fail_at(1); /* the flow of the first */
+    ck_assert_int_eq(pt_txq_emitted(&q, &e), -ENOMEM);
+    pt_msg_free(e.msg, &sup_owner_ops);
+    submit(&q, PT_ORDER_SENDER, 1, 200);
+    struct sent s = pull(&q, 0, BOTH);
+    ck_assert_uint_eq(s.key, 1);
+    ck_assert_uint_eq(s.frame.length, 100);
+    ck_assert_uint_eq(s.frame.after, 1);
+    size_t rest = pull(&q, 0, BOTH).frame.length;
+    rest += pull(&q, 0, BOTH).frame.length;
+    ck_assert_uint_eq(rest, 300);
+    ck_assert_uint_eq(q.messages, 0);
+    done(&q);
+}
+END_TEST
+
 START_TEST(out_of_memory)
 {
     size_t n = 1;
@@ -559,8 +608,10 @@ int main(void)
                             opened_and_finished_without_growing,
                             acknowledgements,
                             speculation_is_bounded_and_resumes,
+                            what_follows_a_fence_is_sure_on_its_lane,
                             put_aside_for_the_lane_that_may_take_it,
                             unacknowledged_numbers_are_bounded,
+                            no_overtaking_after_a_failure,
                             out_of_memory};
     return SUP_MAIN("txq", tests);
 }
