@@ -161,8 +161,16 @@ static void dismantle(struct pieces *s)
 
 struct pt_msg *sup_msg(const uint8_t *p, size_t size, struct sup_rng *cuts)
 {
+    return sup_msg_atoms(p, size, cuts, NULL, 0);
+}
+
+struct pt_msg *sup_msg_atoms(const uint8_t *p, size_t size, struct sup_rng *cuts,
+                             const struct pt_atom_ref *atoms, unsigned natoms)
+{
     struct pieces s = {0};
     build(&s, p, size, cuts);
+    s.src.atoms = atoms;
+    s.src.natoms = natoms;
     struct pt_msg *m = pt_msg_new(&s.src, &sup_owner_ops);
     dismantle(&s);
     return m;

@@ -53,6 +53,9 @@ extern const struct pt_owner_ops sup_owner_ops;
 
 /* A message of `size` bytes at p: copied, or as slices of blocks with random cuts if rng. */
 struct pt_msg *sup_msg(const uint8_t *p, size_t size, struct sup_rng *cuts);
+/* The same with atom references (natoms of them), as in a message that leaves BARE. */
+struct pt_msg *sup_msg_atoms(const uint8_t *p, size_t size, struct sup_rng *cuts,
+                             const struct pt_atom_ref *atoms, unsigned natoms);
 /* The same, appended to an open message; the bytes added or -ENOMEM. */
 int sup_append(struct pt_msg *m, const uint8_t *p, size_t size, struct sup_rng *cuts);
 

@@ -5,6 +5,81 @@
 #include <stdio.h>
 #include <string.h>
 
+/* ---- atom caches ---- */
+
+static uint64_t mix(uint64_t h, const uint8_t *p, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        h = (h ^ p[i]) * UINT64_C(0x100000001B3);
+    return (h ^ len) * UINT64_C(0x9E3779B97F4A7C15);
+}
+
+size_t sim_cache_read(struct sim_cache *c, const uint8_t *p, size_t len, uint64_t *digest)
+{
+    *digest = 0;
+    if (!len)
+        return 0;
+    unsigned n = p[0];
+    size_t at = n ? 1 + n / 2 + 1 : 1;
+    if (at > len)
+        return 0;
+    bool wide = n && (p[1 + n / 2] >> (n % 2 * 4)) & 1;
+    for (unsigned i = 0; i < n; i++) {
+        unsigned flags = p[1 + i / 2] >> (i % 2 * 4) & 15;
+        if (at >= len)
+            return 0;
+        unsigned slot = (flags & 7) * 256 + p[at++];
+        if (flags & 8) {
+            if (at + 1 + wide > len)
+                return 0;
+            size_t text = wide ? pt_get16(p + at) : p[at];
+            at += 1 + wide;
+            if (text > SIM_ATOM_TEXT || at + text > len)
+                return 0;
+            memcpy(c->slot[slot].text, p + at, text);
+            c->slot[slot].len = (uint16_t)text;
+            c->slot[slot].filled = true;
+            at += text;
+        }
+        if (!c->slot[slot].filled)
+            return 0;
+        *digest = mix(*digest + slot, c->slot[slot].text, c->slot[slot].len);
+    }
+    return at;
+}
+
+/* The section a VM writes for a message: a few of not many slots, now and then with a new atom. */
+static size_t make_section(struct sim_cache *c, struct sup_rng *r, uint8_t *out)
+{
+    unsigned n = (unsigned)sup_below(r, 6), used[6];
+    bool wide = sup_below(r, 30) == 0;
+    size_t at = n ? 1 + n / 2 + 1 : 1;
+
+    out[0] = (uint8_t)n;
+    memset(out + 1, 0, at - 1);
+    for (unsigned i = 0; i < n; i++) {
+        unsigned slot = (unsigned)sup_below(r, 60) * 34, k = 0;
+        while (k < i)
+            k = used[k] == slot ? (slot = (slot + 34) % 2040, 0) : k + 1;
+        used[i] = slot;
+        bool fresh = !c->slot[slot].filled || sup_chance(r, 10);
+        out[1 + i / 2] |= (uint8_t)((slot / 256 | (fresh ? 8 : 0)) << (i % 2 * 4));
+        out[at++] = (uint8_t)slot;
+        if (!fresh)
+            continue;
+        size_t len = wide && i == 0 ? 260 : 1 + sup_below(r, 20);
+        if (wide)
+            out[at++] = (uint8_t)(len >> 8);
+        out[at++] = (uint8_t)len;
+        for (size_t b = 0; b < len; b++)
+            out[at + b] = (uint8_t)('a' + sup_below(r, 26));
+        at += len;
+    }
+    if (wide && n)
+        out[1 + n / 2] |= (uint8_t)(1 << (n % 2 * 4));
+    return at;
+}
+
 /* ---- oracle ---- */
 
 static void violation(struct sim_oracle *o, const char *fmt, ...)
@@ -21,6 +96,7 @@ void sim_oracle_free(struct sim_oracle *o)
 {
     free(o->records);
     free(o->order);
+    free(o->told);
     memset(o, 0, sizeof *o);
 }
 
@@ -80,10 +156,18 @@ static uint64_t tiny(const struct sim_oracle *o, size_t size, bool bare)
 static uint64_t identify(struct sim_oracle *o, const uint8_t *p, size_t len)
 {
     static uint8_t want[SIM_MAX_SIZE];
-    bool bare = len >= 3 && p[0] == 131 && p[1] == 68 && p[2] == 0;
+    bool bare = len >= 3 && p[0] == 131 && p[1] == 68;
+    uint64_t atoms = 0;
     if (bare) {
-        p += 3;
-        len -= 3;
+        if (!o->told && !(o->told = calloc(1, sizeof *o->told)))
+            abort();
+        size_t section = sim_cache_read(o->told, p + 2, len - 2, &atoms);
+        if (!section) {
+            violation(o, "delivered: a section the VM cannot read");
+            return 0;
+        }
+        p += 2 + section;
+        len -= 2 + section;
     }
     uint64_t id = len < SIM_TINY ? tiny(o, len, bare) : pt_get64(p);
     if (!id || id > o->ids) {
@@ -95,6 +179,10 @@ static uint64_t identify(struct sim_oracle *o, const uint8_t *p, size_t len)
         violation(o, "message %llu: %zu bytes (bare %d) instead of %u (%d), index %llu",
                   (unsigned long long)id, len, bare, r->size, r->bare,
                   (unsigned long long)r->index);
+        return 0;
+    }
+    if (len >= SIM_TINY && r->atoms != atoms) {
+        violation(o, "message %llu: its references mean other atoms", (unsigned long long)id);
         return 0;
     }
     sim_bytes(want, id, len, 0, len);
@@ -249,8 +337,27 @@ size_t sim_pump_tx(struct sim_end *e, unsigned lane, size_t n)
 static struct pt_msg *make(struct sim_end *e, uint64_t id, size_t total, size_t n)
 {
     static uint8_t buf[SIM_MAX_SIZE];
+    struct sup_rng *r = &e->sim->r.rng;
+    struct sim_record *record = &e->sent.records[id];
+    struct pt_atom_refs refs = {0};
+
     sim_bytes(buf, id, total, 0, n);
-    return sup_msg(buf, n, sup_chance(&e->sim->r.rng, 70) ? &e->sim->r.rng : NULL);
+    if (record->bare && total >= SIM_TINY) {
+        uint8_t section[700];
+        size_t len = make_section(e->cache, r, section);
+        sup_must(sim_cache_read(e->cache, section, len, &record->atoms) == len);
+        int rc = pt_atoms_read(section, len, &e->atoms, &refs);
+        if (rc < 0) { /* the VM has told what the driver did not take in: the end */
+            sup_must(rc == -ENOMEM);
+            note(e->sim, rc);
+            return NULL;
+        }
+        sup_must((size_t)rc == len);
+        /* too long for a BARE message, the driver sends it another way: not our business */
+        if (pt_atoms_size(refs.ref, refs.count) > PT_ATOM_SECTION_MAX)
+            refs.count = 0, record->atoms = 0;
+    }
+    return sup_msg_atoms(buf, n, sup_chance(r, 70) ? r : NULL, refs.ref, refs.count);
 }
 
 uint64_t sim_send(struct sim_end *e, enum pt_order kind, uint64_t key, size_t size, bool bare)
@@ -343,6 +450,9 @@ void sim_init(struct sim *s, uint64_t seed, unsigned lanes)
         e->sim = s;
         e->peer = &s->end[1 - i];
         note(s, pt_txq_init(&e->q, &sup_owner_ops));
+        e->cache = calloc(1, sizeof *e->cache);
+        if (!e->cache)
+            abort();
         pt_rx_init(&e->rx, &rx_ops, e, SIM_MAX_SIZE, NULL);
         for (unsigned k = 0; k < SIM_LANES; k++) {
             pt_rx_lane_init(&e->lane[k]);
@@ -367,6 +477,8 @@ void sim_free(struct sim *s)
         }
         pt_txq_free(&e->q);
         pt_rx_free(&e->rx);
+        pt_atom_table_free(&e->atoms);
+        free(e->cache);
         sim_oracle_free(&e->sent);
     }
 }

@@ -21,7 +21,20 @@ struct sim_record {
     uint64_t index;        /* place in the order of submission, from 1; 0 = not submitted */
     uint64_t before;       /* id of the same flow's message before it, 0 = none */
     uint64_t fence_before; /* id of the last full fence before it, 0 = none */
+    uint64_t atoms;        /* digest of the texts its references mean */
 };
+
+/* The atom cache of a VM as the protocol documents it, apart from the code under test. */
+enum { SIM_ATOM_TEXT = 300 };
+struct sim_cache {
+    struct {
+        uint16_t len;
+        bool filled;
+        uint8_t text[SIM_ATOM_TEXT];
+    } slot[2048];
+};
+/* Reads a section: its length, or 0 if it is malformed or refers to an empty slot. */
+size_t sim_cache_read(struct sim_cache *c, const uint8_t *p, size_t len, uint64_t *digest);
 
 struct sim_oracle {
     struct sim_record *records; /* by id, from 1 */
@@ -29,7 +42,8 @@ struct sim_oracle {
     uint64_t ids, capacity, submitted, delivered;
     uint64_t low; /* lowest index not delivered */
     uint64_t flow_last[64], fence_last;
-    char violation[160]; /* the first one */
+    char violation[160];    /* the first one */
+    struct sim_cache *told; /* what the receiving VM knows */
 };
 
 void sim_oracle_free(struct sim_oracle *o);
@@ -65,6 +79,8 @@ struct sim_end {
     uint64_t ack_value, ack_sent;
     bool ack_now;
     struct sim_oracle sent;
+    struct sim_cache *cache; /* the sending VM's, and what the driver made of it */
+    struct pt_atom_table atoms;
     struct sim_open open[SIM_OPEN];
     unsigned nopen;
     uint64_t speculative_held_peak; /* most bytes held, the largest message apart */
