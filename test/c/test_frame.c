@@ -257,7 +257,9 @@ START_TEST(bad_messages)
     ck_assert_int_eq(decode_msg(0, UINT64_MAX, 5), PT_E_BAD_NUMBER);
     ck_assert_int_gt(decode_msg(2, 1, 5), 0);
     ck_assert_int_gt(decode_msg(0, 0, PT_FRAME_SINGLE_MAX), 0);
-    ck_assert_int_eq(decode_msg(0, 0, PT_FRAME_SINGLE_MAX + 1), PT_E_BAD_FRAME);
+    ck_assert_int_gt(decode_msg(0, 0, PT_FRAME_SINGLE_MAX + PT_FRAME_SECTION_MAX), 0);
+    ck_assert_int_eq(decode_msg(0, 0, PT_FRAME_SINGLE_MAX + PT_FRAME_SECTION_MAX + 1),
+                     PT_E_BAD_FRAME);
     ck_assert_int_eq(decode_msg(0, 0, UINT64_MAX), PT_E_BAD_FRAME);
 }
 END_TEST
