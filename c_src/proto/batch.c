@@ -1,6 +1,5 @@
 #include "proto/batch.h"
 
-#include <errno.h>
 #include <string.h>
 
 struct pt_batch *pt_batch_new(unsigned lane)
@@ -65,23 +64,21 @@ bool pt_batch_control(struct pt_batch *b, const struct pt_frame *f)
     return true;
 }
 
-/* The header of e's frame, and behind it the section of a BARE message: bytes written, or -ENOMEM. */
-static int put_header(struct pt_batch *b, const struct pt_emit *e)
+/* The header of e's frame, and behind it the section of a BARE message: bytes written. */
+static size_t put_header(struct pt_batch *b, const struct pt_emit *e)
 {
     uint8_t *at = b->arena + b->used;
     struct pt_frame f = e->frame;
     uint8_t section[PT_ATOM_SECTION_MAX];
-    int len = 0;
+    size_t len = 0;
 
     if (f.flags & PT_FRAME_BARE) {
         len = pt_atoms_write(section, e->msg->atoms, e->msg->natoms, &b->atoms);
-        if (len < 0)
-            return len;
-        f.length += (size_t)len;
+        f.length += len;
     }
     size_t head = pt_frame_encode(at, &f, &b->ctx);
-    memcpy(at + head, section, (size_t)len);
-    return (int)head + len;
+    memcpy(at + head, section, len);
+    return head + len;
 }
 
 int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t chunk)
@@ -93,15 +90,12 @@ int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t ch
             return rc;
         struct pt_msg *m = e.msg;
         bool copy = e.frame.type == PT_FRAME_MSG && e.frame.length <= PT_BATCH_COPY;
-        int head = put_header(b, &e);
-        if (head < 0)
-            head = 0; /* told below, when the message has an owner again */
-        int failed = head ? 0 : -ENOMEM;
+        size_t head = put_header(b, &e);
         if (copy) {
             pt_msg_copy(m, b->arena + b->used + head, e.frame.length);
-            arena_grew(b, (size_t)head + e.frame.length);
+            arena_grew(b, head + e.frame.length);
         } else {
-            arena_grew(b, (size_t)head);
+            arena_grew(b, head);
             b->count += pt_msg_take(m, e.frame.length, &b->iov[b->count], PT_MSG_IOV_MAX);
             b->bytes += e.frame.length;
             b->msgs[b->nmsgs++] = m;
@@ -111,8 +105,8 @@ int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t ch
         rc = pt_txq_emitted(q, &e);
         if (copy)
             pt_msg_free(m, q->ops);
-        if (rc < 0 || failed)
-            return failed ? failed : rc;
+        if (rc < 0)
+            return rc;
     }
     return 0;
 }

@@ -194,18 +194,16 @@ int pt_rx_bare(struct pt_rx *r, const struct pt_frame *f, const struct pt_atom_r
     if (refs->count && !r->atom_cache)
         return PT_E_BAD_FRAME;
     bool now = rc > 0;
-    int n = pt_atoms_write(section, refs->ref, refs->count, now ? &r->atoms : NULL);
-    if (n < 0)
-        return n;
-    size_t head = 2 + (size_t)n;
+    size_t n = pt_atoms_write(section, refs->ref, refs->count, now ? &r->atoms : NULL);
+    size_t head = 2 + n;
     if (now && head <= b->room) {
         uint8_t *p = b->bytes - head;
         p[0] = 131;
         p[1] = 68;
-        memcpy(p + 2, section, (size_t)n);
+        memcpy(p + 2, section, n);
         rc = deliver_one(r, f->number, b->bin, p, head + b->len);
     } else {
-        void *bin = assemble(r, section, (size_t)n, b);
+        void *bin = assemble(r, section, n, b);
         if (!bin)
             return -ENOMEM;
         const uint8_t *p = r->ops->bin_data(bin);

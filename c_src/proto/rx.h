@@ -81,6 +81,8 @@ struct pt_rx {
     size_t since_bytes;       /* delivered since */
     size_t uncovered_bytes;   /* at most so much of what came before the last ACK lay beyond it */
     uint64_t delivered, delivered_bytes;
+    int error;                /* the first one. Nothing is delivered after it: `atoms` may then tell
+                                 more than the VM was told, which would exchange atoms */
 };
 
 void pt_rx_init(struct pt_rx *r, const struct pt_rx_ops *ops, void *host, uint64_t max_message,

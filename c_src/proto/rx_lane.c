@@ -260,7 +260,10 @@ static int take_in(struct pt_rx *r, struct pt_rx_lane *l, size_t n, bool first)
 
 int pt_rx_got(struct pt_rx *r, struct pt_rx_lane *l, size_t n, bool first)
 {
+    if (r->error)
+        return r->error;
     int rc = take_in(r, l, n, first);
     int delivered = pt_rx_flush_group(r); /* what came before an error is still good */
-    return rc ? rc : delivered;
+    r->error = rc ? rc : delivered;
+    return r->error;
 }

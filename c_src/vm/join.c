@@ -24,7 +24,7 @@ struct pt_msg *pt_join_whole(struct pt_source *src, const struct pt_packet *pk,
         return NULL;
     prefix[0] = 131;
     prefix[1] = 68;
-    pt_atoms_write(prefix + 2, refs->ref, refs->count, NULL); /* cannot fail without a table */
+    pt_atoms_write(prefix + 2, refs->ref, refs->count, NULL);
     src->skip = pk->header_len;
     src->prefix = prefix;
     src->prefix_len = size;
