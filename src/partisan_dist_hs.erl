@@ -36,7 +36,7 @@
              hello :: partisan_dist_hello:hello() | undefined, % ours, sent or to be sent
              mode = plain :: plain | {carrier, partisan_dist_hello:agreement()},
              transcript = [] :: iolist(),
-             atom_cache = false :: boolean(),         % as the flags in the challenge say
+             atom_cache = true :: boolean(),          % the flags of both sides so far have it
              keys :: keys() | undefined,
              lanes :: pid() | undefined}).
 
@@ -212,16 +212,24 @@ read(Driver, Socket, Timeout) ->
         {error, _} = Error -> Error
     end.
 
-record(Packet, #hs{transcript = Transcript} = Hs) ->
-    Hs#hs{transcript = [Transcript, <<(byte_size(Packet)):16>>, Packet]}.
+%% What both sides say, send_name and challenge with their flags among it.
+record(Packet, #hs{transcript = Transcript, atom_cache = AtomCache} = Hs) ->
+    Hs#hs{transcript = [Transcript, <<(byte_size(Packet)):16>>, Packet],
+          atom_cache = AtomCache andalso atom_cache(Packet)}.
+
+%% The VM has the atom cache if the flags of both have it: neither packet says what the other's
+%% said. Without it a packet that refers to the cache would crash OTP 25.
+atom_cache(<<$N, Flags:64, _/binary>>) ->
+    Flags band dist_util:strict_order_flags() =/= 0;
+atom_cache(_) ->
+    true.
 
 %% The hello goes behind the name: of the connector in send_name, of an acceptor that met one in
 %% challenge. Both have the tag $N, and are the only packet of their side that has.
 outgoing(<<$N, _/binary>> = Packet, #hs{role = connector, hello = Hello} = Hs) ->
     {<<Packet/binary, (partisan_dist_hello:encode(Hello))/binary>>, Hs};
-outgoing(<<$N, Flags:64, _/binary>> = Packet, #hs{mode = {carrier, _}, hello = Hello} = Hs) ->
-    {<<Packet/binary, (partisan_dist_hello:encode(Hello))/binary>>,
-     Hs#hs{atom_cache = atom_cache(Flags)}};
+outgoing(<<$N, _/binary>> = Packet, #hs{mode = {carrier, _}, hello = Hello} = Hs) ->
+    {<<Packet/binary, (partisan_dist_hello:encode(Hello))/binary>>, Hs};
 outgoing(<<"snamed:", Size:16, Name:Size/binary, _/binary>> = Packet, #hs{role = acceptor} = Hs) ->
     {Packet, Hs#hs{peer = binary_to_existing_atom(Name, utf8)}}; % the peer asked us for its name
 outgoing(Packet, Hs) ->
@@ -238,7 +246,7 @@ before_send(<<$a, _/binary>>, #hs{role = acceptor, mode = {carrier, _}, peer = P
 before_send(_Packet, Hs) ->
     Hs.
 
-incoming(<<$N, Flags:64, _/binary>> = Packet,
+incoming(<<$N, _/binary>> = Packet,
          #hs{role = connector, hello = Mine, peer = Peer} = Hs) ->
     case partisan_dist_hello:find({challenge, Packet}) of
         none ->
@@ -251,15 +259,11 @@ incoming(<<$N, Flags:64, _/binary>> = Packet,
                 {plain, Why} ->
                     refuse(Peer, Why);
                 {carrier, Agreement} ->
-                    Hs#hs{mode = {carrier, Agreement}, atom_cache = atom_cache(Flags)}
+                    Hs#hs{mode = {carrier, Agreement}}
             end
     end;
 incoming(_Packet, Hs) ->
     Hs.
-
-%% The flags in the challenge are those that both nodes have.
-atom_cache(Flags) ->
-    Flags band dist_util:strict_order_flags() =/= 0.
 
 -spec refuse(node(), string()) -> no_return().
 refuse(Peer, Why) ->
@@ -287,8 +291,8 @@ open_session(Socket, #hs{mode = {carrier, #{lanes := Lanes}}, role = Role, peer 
                            connector -> {Connector, Acceptor};
                            acceptor -> {Acceptor, Connector}
                        end,
-    Init = #{lanes => Lanes, atom_cache => AtomCache, session_id => Id, my_mac => MyMac, peer_mac => PeerMac, node => Peer,
-             max_queue => partisan_dist_conf:get(max_queue),
+    Init = #{lanes => Lanes, atom_cache => AtomCache, session_id => Id, my_mac => MyMac,
+             peer_mac => PeerMac, node => Peer, max_queue => partisan_dist_conf:get(max_queue),
              max_message => partisan_dist_conf:get(max_message)},
     case partisan_dist_conn:open(Socket, LanesPid, Init) of
         ok ->
