@@ -114,8 +114,12 @@ void pt_packet_scan(const uint8_t *p, size_t avail, size_t total, struct pt_pack
         out->form = PT_FORM_WHOLE;
         break;
     case DIST_FRAG_HEADER:
-        if (n < FRAG_FIRST_HEADER || !scan_fragment(p, out) || !scan_section(p, n, FRAG_HEADER, out))
+        if (n < FRAG_FIRST_HEADER || !scan_fragment(p, out))
             return;
+        if (!scan_section(p, n, FRAG_HEADER, out)) {
+            out->seq_id = out->frag_id = 0;
+            return;
+        }
         out->form = PT_FORM_FRAG_FIRST;
         break;
     case DIST_FRAG_CONT:

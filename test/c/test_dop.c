@@ -12,6 +12,11 @@ static struct pt_packet scan_of(size_t avail, size_t total)
     memset(&pkt, 0xa5, sizeof pkt);
     pt_packet_scan(copy.p, avail, total, &pkt);
     free(copy.block);
+    size_t at = pkt.form == PT_FORM_WHOLE ? 2 : pkt.form == PT_FORM_FRAG_FIRST ? 18 : 0;
+    ck_assert_uint_eq(pkt.atoms_at, at);
+    ck_assert_uint_eq(pkt.atoms, at ? t.at[at] : 0);
+    if (pkt.cut)
+        ck_assert_int_eq(pkt.form, PT_FORM_OTHER);
     return pkt;
 }
 
@@ -26,6 +31,8 @@ static void check_same(struct pt_packet a, struct pt_packet b)
     ck_assert_uint_eq(a.seq_id, b.seq_id);
     ck_assert_uint_eq(a.frag_id, b.frag_id);
     ck_assert_uint_eq(a.header_len, b.header_len);
+    ck_assert_uint_eq(a.atoms, b.atoms);
+    ck_assert_uint_eq(a.cut, b.cut);
 }
 
 static void check_other(void)
@@ -414,27 +421,111 @@ START_TEST(test_fragments_without_number)
 }
 END_TEST
 
-/* Atom cache references: every count but 0. */
+/* A section of `refs` references, every third NEW with a text of `len` bytes. */
+static void put_section(unsigned refs, unsigned len)
+{
+    put8(&t, refs);
+    size_t flags = t.len;
+    if (refs)
+        put_fill(&t, 0, refs / 2 + 1);
+    for (unsigned i = 0; i < refs; i++) {
+        put8(&t, i);
+        if (i % 3)
+            continue;
+        t.at[flags + i / 2] |= (uint8_t)(8 << (i % 2 ? 4 : 0));
+        if (len > 255)
+            put16(&t, len);
+        else
+            put8(&t, len);
+        put_fill(&t, 'a', len);
+    }
+    if (len > 255)
+        t.at[flags + refs / 2] |= (uint8_t)(1 << (refs % 2 ? 4 : 0));
+}
+
+/* SEND_SENDER, behind a section that ends here, from a process whose node is the `i`th reference. */
+static void check_section(size_t section, unsigned i, struct pt_packet want)
+{
+    want.order = PT_ORDER_SENDER;
+    want.op = 22;
+    want.header_len = t.len;
+    want.key = from_key();
+    put16(&t, 104 << 8 | 3);
+    put16(&t, 97 << 8 | 22);
+    put16(&t, 88 << 8 | 82);
+    put8(&t, i);
+    put32(&t, FROM_ID);
+    put32(&t, 1);
+    put32(&t, 7);
+    size_t decided = t.len;
+    put_to();
+    check_same(scan(), want);
+    check_every_truncation(decided);
+    for (size_t n = 1; n < t.len; n++)
+        ck_assert_uint_eq(scan_of(n, t.len).cut, n > section && n < want.header_len);
+}
+
 START_TEST(test_atom_cache)
 {
-    for (unsigned refs = 1; refs < 256; refs++) {
-        whole_header();
-        put_control(22, "FT");
-        t.at[2] = (uint8_t)refs;
-        check_other();
-        fragment_header(69, 9, 9);
-        put8(&t, refs);
-        put_control(22, "FT");
-        check_other();
+    static const unsigned lens[] = {0, 1, 255, 256, 1020};
+    for (unsigned refs = 0; refs < 256; refs += refs < 9 || refs == 254 ? 1 : 49) {
+        for (size_t i = 0; i < sizeof lens / sizeof *lens; i++) {
+            if (refs > 20 && lens[i] > 1)
+                continue; /* every truncation of it would take long */
+            t.len = 0;
+            put16(&t, 131 << 8 | 68);
+            put_section(refs, lens[i]);
+            check_section(
+                2, refs / 2,
+                (struct pt_packet){.form = PT_FORM_WHOLE, .atoms_at = 2, .atoms = (uint8_t)refs});
+            fragment_header(69, 9, 8);
+            put_section(refs, lens[i]);
+            check_section(18, refs / 2,
+                          (struct pt_packet){.form = PT_FORM_FRAG_FIRST,
+                                             .atoms_at = 18,
+                                             .atoms = (uint8_t)refs,
+                                             .seq_id = 9,
+                                             .frag_id = 8});
+        }
     }
-    /* One inside a tuple whose header says that there are none. */
-    whole_header();
-    put16(&t, 104 << 8 | 4);
-    put16(&t, 97 << 8 | 35);
-    put16(&t, 82 << 8);
-    put_from();
-    put_to();
-    ck_assert_int_eq(scan().order, PT_ORDER_FENCE);
+}
+END_TEST
+
+/* The longest section there is. */
+START_TEST(test_longest_section)
+{
+    t.len = 0;
+    put16(&t, 131 << 8 | 68);
+    put8(&t, 255);
+    put_fill(&t, 0x88, 127);
+    put8(&t, 0x18); /* the last reference and LONG */
+    for (unsigned i = 0; i < 255; i++) {
+        put8(&t, i);
+        put16(&t, 1020);
+        put_fill(&t, 'a', 1020);
+    }
+    size_t end = t.len;
+    put_control(22, "FT");
+    for (size_t n = 3; n < end; n += 97)
+        ck_assert_uint_eq(scan_of(n, t.len).cut, 1);
+    ck_assert_uint_eq(scan_of(end - 1, t.len).cut, 1);
+    ck_assert_uint_eq(scan_of(end, t.len).header_len, end);
+    ck_assert_int_eq(scan().order, PT_ORDER_SENDER);
+}
+END_TEST
+
+/* No VM writes a text longer than 255 characters: not understood, however much of it is seen. */
+START_TEST(test_atom_too_long)
+{
+    t.len = 0;
+    put16(&t, 131 << 8 | 68);
+    put_section(1, 1021);
+    put_control(22, "FT");
+    check_other();
+    fragment_header(69, 9, 9);
+    put_section(1, 1021);
+    put_control(22, "FT");
+    check_other();
 }
 END_TEST
 
@@ -516,6 +607,8 @@ int main(void)
     tcase_add_test(c, test_next_fragment);
     tcase_add_test(c, test_fragments_without_number);
     tcase_add_test(c, test_atom_cache);
+    tcase_add_test(c, test_longest_section);
+    tcase_add_test(c, test_atom_too_long);
     tcase_add_test(c, test_other_headers);
     tcase_add_test(c, test_peek_is_enough);
     tcase_add_test(c, test_avail_beyond_total);

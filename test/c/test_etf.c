@@ -42,6 +42,7 @@ static const struct {
     {"INTEGER_EXT", "62ffffffff"},
     {"FLOAT_EXT", "63312e3530303030303030303030303030303030303030652b30300000000000"},
     {"NEW_FLOAT_EXT", "463ff8000000000000"},
+    {"ATOM_CACHE_REF", "5207"},
     {"ATOM_EXT", "640002616f"},
     {"ATOM_EXT, empty", "640000"},
     {"SMALL_ATOM_EXT", "7302616f"},
@@ -50,6 +51,7 @@ static const struct {
     {"SMALL_ATOM_UTF8_EXT, empty", "7700"},
     {"PID_EXT", "6764000161000000010000000203"},
     {"NEW_PID_EXT", "58770161000000010000000200000003"},
+    {"NEW_PID_EXT, node in the cache", "5852ff000000010000000200000003"},
     {"PORT_EXT", "667701610000000103"},
     {"NEW_PORT_EXT", "597701610000000100000003"},
     {"V4_PORT_EXT", "78770161000000000000000100000003"},
@@ -61,6 +63,9 @@ static const struct {
                             "0000000100000002"},
     {"NEWER_REFERENCE_EXT, no words", "5a0000770161"
                                       "00000003"},
+    {"NEWER_REFERENCE_EXT, node in the cache", "5a00025200"
+                                               "00000003"
+                                               "0000000100000002"},
     {"SMALL_TUPLE_EXT", "680261016102"},
     {"SMALL_TUPLE_EXT, empty", "6800"},
     {"LARGE_TUPLE_EXT", "690000000261016102"},
@@ -298,6 +303,24 @@ START_TEST(test_atom)
 }
 END_TEST
 
+/* Its text is in the header, or in the receiver's cache: here it has none. */
+START_TEST(test_atom_in_the_cache)
+{
+    static const uint8_t ref[] = {82, 200, 82};
+    for (size_t n = 0; n <= sizeof ref; n++) {
+        struct exact copy = exact_copy(ref, n);
+        struct pt_etf e = {copy.p, copy.p + n};
+        const uint8_t *name;
+        size_t len = 9;
+        ck_assert_int_eq(pt_etf_is_atom(&e), n > 0);
+        ck_assert_int_eq(pt_etf_atom(&e, &name, &len), n < 2 ? PT_E_MORE : 0);
+        ck_assert_uint_eq((size_t)(e.p - copy.p), n < 2 ? 0 : 2);
+        ck_assert_uint_eq(len, n < 2 ? 9 : 0);
+        free(copy.block);
+    }
+}
+END_TEST
+
 static uint64_t key_of(unsigned tag, unsigned atom_tag, uint32_t id, uint32_t serial,
                        uint32_t creation)
 {
@@ -392,6 +415,7 @@ int main(void)
     tcase_add_test(c, test_tuple);
     tcase_add_test(c, test_uint);
     tcase_add_loop_test(c, test_atom, 0, sizeof atom_tags / sizeof *atom_tags);
+    tcase_add_test(c, test_atom_in_the_cache);
     tcase_add_test(c, test_pid_key_is_the_same_in_every_encoding);
     tcase_add_test(c, test_pid_keys_differ);
     tcase_add_test(c, test_pid_keys_spread);

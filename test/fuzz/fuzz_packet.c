@@ -1,5 +1,6 @@
 /* Any bytes as a distribution packet, and as a term: no read out of bounds (the sanitizers), and
  * what the interfaces promise holds. */
+#include "proto/atoms.h"
 #include "proto/dop.h"
 #include "proto/etf.h"
 
@@ -18,7 +19,8 @@ static void require(bool ok)
 static bool equal(const struct pt_packet *a, const struct pt_packet *b)
 {
     return a->form == b->form && a->order == b->order && a->op == b->op && a->key == b->key &&
-           a->seq_id == b->seq_id && a->frag_id == b->frag_id && a->header_len == b->header_len;
+           a->seq_id == b->seq_id && a->frag_id == b->frag_id && a->atoms_at == b->atoms_at &&
+           a->atoms == b->atoms && a->header_len == b->header_len;
 }
 
 /* The first `avail` bytes, in a block that ends with them. */
@@ -39,7 +41,13 @@ static void scan(const uint8_t *data, size_t avail, size_t total, struct pt_pack
     require((out->op == 0) == (strcmp(pt_dop_name(out->op), "UNKNOWN") == 0));
     require((out->form == PT_FORM_TICK) == (total == 0));
     if (out->form == PT_FORM_OTHER)
-        require(out->order == PT_ORDER_FENCE && out->op == 0 && out->header_len == 0);
+        require(out->order == PT_ORDER_FENCE && out->op == 0 && out->header_len == 0 &&
+                out->atoms_at == 0 && out->atoms == 0);
+    if (out->form == PT_FORM_WHOLE || out->form == PT_FORM_FRAG_FIRST)
+        require(out->atoms_at < out->header_len && out->atoms == data[out->atoms_at] &&
+                pt_atoms_length(data + out->atoms_at, avail - out->atoms_at) ==
+                    (int)(out->header_len - out->atoms_at));
+    require(!out->cut || out->form == PT_FORM_OTHER);
 }
 
 /* Whoever sees less of a packet may only become more careful: a fence, or the same answer. */
