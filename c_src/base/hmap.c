@@ -10,7 +10,7 @@ struct pt_hmap_slot {
 /* Fibonacci mixing: sender keys are built from small consecutive numbers. */
 static size_t place(const struct pt_hmap *m, uint64_t key)
 {
-    return (size_t)((key * UINT64_C(0x9E3779B97F4A7C15)) >> 20) & m->mask;
+    return (size_t)((key * UINT64_C(0x9E3779B97F4A7C15)) >> 32) & m->mask;
 }
 
 void pt_hmap_init(struct pt_hmap *m)

@@ -33,7 +33,11 @@ int pt_node_start(const struct pt_node_opts *o)
     if (!n->started) {
         n->sock.notsent_lowat = o->notsent_lowat;
         n->sock.user_timeout_ms = o->user_timeout_ms;
+        /* net ticks watch the node, on any lane; these watch the lanes that are quiet */
         n->sock.keepalive = true;
+        n->sock.keepalive_idle_s = 30;
+        n->sock.keepalive_interval_s = 10;
+        n->sock.keepalive_count = 3;
         if (o->congestion && *o->congestion) {
             snprintf(n->congestion, sizeof n->congestion, "%s", o->congestion);
             n->sock.congestion = n->congestion;

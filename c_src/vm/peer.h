@@ -78,7 +78,7 @@ struct pt_peer {
     bool direct;             /* that flush was made by outputv: its batch may go on */
     uint64_t flush_mark;     /* how far a closing port had come when it last moved */
     uint64_t flush_moved;    /* ns, when that was */
-    uint64_t packets_out, busy_count;
+    uint64_t packets_out, packets_flushed, flush_carried, busy_count;
 
     /* node lock */
     struct pt_list node_link;

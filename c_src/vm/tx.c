@@ -16,6 +16,7 @@
 
 enum {
     FLUSH_BUSY_NS = 15 * 1000,
+    FLUSH_LONE_NS = 3 * 1000, /* the same if the last flush carried one packet only */
     SCHED_SMALL = 1024 * 1024, /* bytes a scheduler sends on a lane in one flush */
     SCHED_BULK = 128 * 1024,   /* a longer queue of bulk goes to the loop at once */
     ACK_PIGGYBACK = 16,        /* deliveries worth an ACK frame beside data */
@@ -103,6 +104,28 @@ static int take_packet(struct pt_peer *p, ErlIOVec *ev, const struct pt_packet *
     return rc;
 }
 
+/* More new atoms than usual. All of the section is looked at, whatever its length: a packet that
+ * went on with references unread would name other atoms at the peer. */
+static int long_header(struct pt_peer *p, ErlIOVec *ev)
+{
+    struct pt_packet pk;
+    size_t size = (size_t)ev->size;
+
+    for (size_t n = 8 * SCAN;; n *= 8) {
+        n = PT_MIN(n, size);
+        uint8_t *front = pt_alloc(n);
+        if (!front)
+            return -ENOMEM;
+        gather(ev, front, n);
+        pt_packet_scan(front, n, size, &pk);
+        bool enough = !pk.cut || n == size;
+        int rc = enough ? take_packet(p, ev, &pk, front, n) : 0;
+        pt_free(front);
+        if (enough)
+            return rc;
+    }
+}
+
 int pt_tx_output(struct pt_peer *p, ErlIOVec *ev)
 {
     struct pt_packet pk;
@@ -121,17 +144,7 @@ int pt_tx_output(struct pt_peer *p, ErlIOVec *ev)
     pt_packet_scan(front, n, size, &pk);
     if (PT_LIKELY(!pk.cut || n == size))
         return take_packet(p, ev, &pk, front, n);
-
-    /* more new atoms than usual: the whole header is the second element */
-    n = PT_MIN(size, ev->iov[0].iov_len + ev->iov[1].iov_len + SCAN);
-    uint8_t *longer = pt_alloc(n);
-    if (!longer)
-        return -ENOMEM;
-    gather(ev, longer, n);
-    pt_packet_scan(longer, n, size, &pk);
-    int rc = take_packet(p, ev, &pk, longer, n);
-    pt_free(longer);
-    return rc;
+    return long_header(p, ev);
 }
 
 void pt_tx_unbusy(struct pt_peer *p)
@@ -154,30 +167,41 @@ static bool scheduled(const struct pt_peer *p)
            atomic_load_explicit(&p->wake_pending, memory_order_relaxed);
 }
 
+/* Has the last flush been so lately that more is likely to come at once? Two that carried a single
+ * packet and lie a round trip apart are a lone client's, who gains nothing from waiting. */
+static bool busy_sending(const struct pt_peer *p)
+{
+    uint64_t since = pt_now_ns() - p->flushed_at;
+    return since < FLUSH_LONE_NS || (since < FLUSH_BUSY_NS && p->flush_carried > 1);
+}
+
+static void soon(struct pt_peer *p, bool busy)
+{
+    if (busy && !p->direct) {
+        pt_peer_wake(p);
+        return;
+    }
+    p->direct = false;
+    p->flush_timer = true;
+    driver_set_timer(p->port, 0);
+}
+
 void pt_tx_schedule(struct pt_peer *p)
 {
-    if (scheduled(p))
-        return;
-    uint64_t since = pt_now_ns() - p->flushed_at;
-    if (since < FLUSH_BUSY_NS && !p->direct) {
-        pt_peer_wake(p);
-    } else {
-        p->direct = false;
-        p->flush_timer = true;
-        driver_set_timer(p->port, 0);
-    }
+    if (!scheduled(p))
+        soon(p, busy_sending(p));
 }
 
 bool pt_tx_at_once(struct pt_peer *p)
 {
     if (scheduled(p))
         return false;
-    if (pt_now_ns() - p->flushed_at >= FLUSH_BUSY_NS) {
+    bool busy = busy_sending(p);
+    if (busy)
+        soon(p, true);
+    else
         p->direct = true;
-        return true;
-    }
-    pt_tx_schedule(p);
-    return false;
+    return !busy;
 }
 
 /* ---- filling a lane; session lock held ---- */
@@ -197,14 +221,15 @@ size_t pt_tx_pending(struct pt_peer *p)
  * cold window each and a wake-up at the receiver (docs/performance.md). */
 static unsigned wants(const struct pt_peer *p, const struct pt_lane *l)
 {
-    if (p->attached == 1)
+    if (p->attached == 1 || (pt_txq_called(&p->txq) & 1u << l->no))
         return PT_WANT_SMALL | PT_WANT_BULK;
     return l->no == 0 ? PT_WANT_SMALL : PT_WANT_BULK;
 }
 
 static bool used(const struct pt_peer *p, const struct pt_lane *l, uint64_t now)
 {
-    return l->no < 2 || now < p->lossy_until || l->batch->bytes;
+    return l->no < 2 || now < p->lossy_until || l->batch->bytes ||
+           (pt_txq_called(&p->txq) & 1u << l->no);
 }
 
 static void control(struct pt_peer *p, struct pt_lane *l)
@@ -298,6 +323,8 @@ static int send_lane(struct pt_peer *p, struct pt_lane *l)
         if (n > 0) {
             sent(p, l, (size_t)n);
             done += (size_t)n;
+            if (pt_txq_idle(&p->txq) && !l->batch->bytes && !p->ack_now)
+                break;
         }
         if (err && err != EAGAIN && err != EINTR) {
             lane_failed(p, l, -err);
@@ -340,6 +367,8 @@ int pt_tx_flush(struct pt_peer *p)
     if (!p->started)
         return 0;
     p->flushed_at = now;
+    p->flush_carried = p->packets_out - p->packets_flushed;
+    p->packets_flushed = p->packets_out;
     pthread_mutex_lock(&p->lock);
     if (!pt_txq_idle(&p->txq))
         look_for_loss(p, now);
@@ -376,6 +405,8 @@ size_t pt_tx_loop_fill(struct pt_tx *tx)
         n = l->batch->bytes;
     }
     wake = wake || (p->wake_below && p->txq.bytes <= p->low_queue);
+    /* something must take another lane: a flush there finds it */
+    wake = wake || pt_txq_called(&p->txq);
     if (wake) /* under the lock: a closing port waits for it before the descriptor goes */
         pt_peer_wake(p);
     pthread_mutex_unlock(&p->lock);
