@@ -43,10 +43,10 @@ struct pt_alloc_hooks {
 };
 /* Set once before any other thread runs; malloc until then. */
 void pt_alloc_set_hooks(const struct pt_alloc_hooks *hooks);
-void *pt_alloc(size_t size);               /* NULL when out of memory; contents undefined */
-void *pt_zalloc(size_t size);              /* same, zeroed */
-void *pt_realloc(void *p, size_t size);    /* NULL when out of memory, p then still valid */
-void pt_free(void *p);                     /* NULL is fine */
+void *pt_alloc(size_t size);            /* NULL when out of memory; contents undefined */
+void *pt_zalloc(size_t size);           /* same, zeroed */
+void *pt_realloc(void *p, size_t size); /* NULL when out of memory, p then still valid */
+void pt_free(void *p);                  /* NULL is fine */
 
 static inline uint16_t pt_get16(const uint8_t *p) { return (uint16_t)((p[0] << 8) | p[1]); }
 static inline uint32_t pt_get32(const uint8_t *p)

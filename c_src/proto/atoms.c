@@ -139,8 +139,7 @@ static int learn(struct pt_atom_table *t, const struct entry *e)
     return rc;
 }
 
-int pt_atoms_read(const uint8_t *p, size_t avail, struct pt_atom_table *t,
-                  struct pt_atom_refs *out)
+int pt_atoms_read(const uint8_t *p, size_t avail, struct pt_atom_table *t, struct pt_atom_refs *out)
 {
     struct walk w;
     struct entry e;

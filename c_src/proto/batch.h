@@ -12,7 +12,7 @@
 enum {
     PT_BATCH_IOV = 1024, /* UIO_MAXIOV */
     PT_BATCH_ARENA = 32 * 1024,
-    PT_BATCH_COPY = 512,     /* messages up to this size are copied into the arena */
+    PT_BATCH_COPY = 512, /* messages up to this size are copied into the arena */
     PT_BATCH_MSGS = 256,
     PT_BATCH_BYTES = 256 * 1024 /* filled up to about here: more would only age in the batch */
 };
@@ -21,18 +21,18 @@ struct pt_batch {
     struct pt_frame_ctx ctx;    /* numbers of this lane */
     struct pt_atom_table atoms; /* what was sent on this lane */
     unsigned lane;
-    size_t bytes;            /* left to send */
-    unsigned first, count;   /* iov[first .. count) is left to send */
+    size_t bytes;          /* left to send */
+    unsigned first, count; /* iov[first .. count) is left to send */
     unsigned nmsgs;
-    size_t used;             /* of the arena */
-    uint64_t frames;         /* counters for inspection */
+    size_t used;     /* of the arena */
+    uint64_t frames; /* counters for inspection */
     uint64_t sent_bytes;
     struct pt_msg *msgs[PT_BATCH_MSGS]; /* a reference for each frame built from it */
     struct iovec iov[PT_BATCH_IOV];
     uint8_t arena[PT_BATCH_ARENA];
 };
 
-struct pt_batch *pt_batch_new(unsigned lane); /* NULL: no memory */
+struct pt_batch *pt_batch_new(unsigned lane);                           /* NULL: no memory */
 void pt_batch_free(struct pt_batch *b, const struct pt_owner_ops *ops); /* drops what is unsent */
 
 /* Adds a frame without payload (TICK, ACK, AUTH, DROP). False: no room, send first. */

@@ -40,9 +40,9 @@ struct pt_packet {
     uint64_t key;
     uint64_t seq_id; /* fragments: sequence and countdown (N .. 1) */
     uint64_t frag_id;
-    size_t atoms_at;     /* WHOLE, FRAG_FIRST: where the section of atom references is (atoms.h) */
-    uint8_t atoms;       /* how many it has */
-    bool cut;            /* OTHER because `avail` ends inside the section: show more */
+    size_t atoms_at;   /* WHOLE, FRAG_FIRST: where the section of atom references is (atoms.h) */
+    uint8_t atoms;     /* how many it has */
+    bool cut;          /* OTHER because `avail` ends inside the section: show more */
     size_t header_len; /* bytes before Ctl (WHOLE, FRAG_FIRST) or before the part (FRAG_NEXT) */
 };
 

@@ -47,7 +47,7 @@ enum {
     PT_FRAME_HEAD_MAX = 1 + 6 * 10,  /* type and six integers */
     PT_FRAME_SINGLE_MAX = 64 * 1024, /* longest payload of a MSG, a BARE one's section aside */
     PT_FRAME_SECTION_MAX = PT_ATOM_SECTION_MAX, /* longest section of a BARE MSG, all NEW */
-    PT_FRAME_CHUNK_MAX = 1024 * 1024 /* longest payload of a PART or LAST */
+    PT_FRAME_CHUNK_MAX = 1024 * 1024            /* longest payload of a PART or LAST */
 };
 _Static_assert(PT_FRAME_AUTH_LEN < PT_FRAME_HEAD_MAX, "an AUTH frame fits a header buffer");
 

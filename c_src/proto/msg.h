@@ -51,22 +51,22 @@ struct pt_epoch;
 
 struct pt_msg {
     struct pt_msg_pool *pool; /* where the block goes back to, or NULL */
-    struct pt_list pick;  /* express, bulk or blocked list of the queue */
-    struct pt_list order; /* its flow's queue, or the list behind a fence */
-    struct pt_flow *flow; /* NULL: fence, free, or not yet submitted */
+    struct pt_list pick;      /* express, bulk or blocked list of the queue */
+    struct pt_list order;     /* its flow's queue, or the list behind a fence */
+    struct pt_flow *flow;     /* NULL: fence, free, or not yet submitted */
     struct pt_epoch *epoch;
-    uint64_t key;         /* sender; valid with PT_ORDER_SENDER */
-    uint64_t transfer;    /* 0 until the first chunk left */
-    uint64_t room;        /* upper bound of size, exact once complete */
-    size_t size;          /* bytes known so far */
+    uint64_t key;      /* sender; valid with PT_ORDER_SENDER */
+    uint64_t transfer; /* 0 until the first chunk left */
+    uint64_t room;     /* upper bound of size, exact once complete */
+    size_t size;       /* bytes known so far */
     size_t emitted;
-    uint32_t inflight;    /* frames built from it and not yet sent */
-    uint16_t lanes;       /* lanes its chunks took, a bit each */
-    uint8_t kind;         /* enum pt_order */
+    uint32_t inflight; /* frames built from it and not yet sent */
+    uint16_t lanes;    /* lanes its chunks took, a bit each */
+    uint8_t kind;      /* enum pt_order */
     bool complete;
-    bool head;            /* its turn has come: nothing must be numbered before it */
+    bool head; /* its turn has come: nothing must be numbered before it */
     bool bare; /* the bytes start with Ctl: 131 68 and the section were taken off */
-    bool done;            /* its last byte is in a frame */
+    bool done; /* its last byte is in a frame */
     /* bare: what the section refers to, our references (session lock) */
     uint16_t natoms;
     struct pt_atom_ref *atoms;
@@ -75,7 +75,7 @@ struct pt_msg {
     uint32_t slice;
     size_t slice_off;
     struct pt_seg *last;
-    struct pt_seg first;  /* must stay last: its slices follow */
+    struct pt_seg first; /* must stay last: its slices follow */
 };
 
 /* Source bytes: iov[i] belongs to owners[i] (NULL: must be copied). The first `skip` bytes are left

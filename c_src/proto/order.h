@@ -19,21 +19,21 @@ struct pt_held {
     struct pt_held *next; /* the same predecessor */
     uint64_t number, after;
     bool fence;
-    void *bin;            /* the bytes; the holder's reference */
+    void *bin; /* the bytes; the holder's reference */
     size_t offset, len;
 };
 
 struct pt_order_rx {
     uint64_t watermark;
-    uint64_t *bits;       /* ring of numbers watermark+1 .. ; NULL until needed */
-    uint64_t span;        /* bits in the ring, a power of two */
-    uint64_t beyond;      /* bits set */
-    struct pt_hmap waiting;   /* predecessor -> chain of pt_held */
-    struct pt_list fences;    /* by number */
-    struct pt_list ready;     /* may be delivered now */
+    uint64_t *bits;         /* ring of numbers watermark+1 .. ; NULL until needed */
+    uint64_t span;          /* bits in the ring, a power of two */
+    uint64_t beyond;        /* bits set */
+    struct pt_hmap waiting; /* predecessor -> chain of pt_held */
+    struct pt_list fences;  /* by number */
+    struct pt_list ready;   /* may be delivered now */
     size_t held_bytes, held_count, held_peak;
-    size_t held_largest;      /* since nothing was held */
-    bool broken_on_purpose;   /* test mutation: predecessors are ignored */
+    size_t held_largest;    /* since nothing was held */
+    bool broken_on_purpose; /* test mutation: predecessors are ignored */
 };
 
 void pt_order_init(struct pt_order_rx *o);

@@ -21,23 +21,23 @@ enum {
     PT_RX_DIRECT_MIN = 4 * 1024, /* a longer payload cut off by the buffer's end is read in place */
     PT_RX_ACK_BYTES = 256 * 1024,
     PT_RX_ACK_COUNT = 256,
-    PT_RX_GROUP = 2048,          /* small packets that came together share a binary of this size */
-    PT_RX_GROUP_MAX = 16,        /* so many at most */
-    PT_RX_TRANSFERS = 65536,     /* unfinished transfers of one session */
+    PT_RX_GROUP = 2048,      /* small packets that came together share a binary of this size */
+    PT_RX_GROUP_MAX = 16,    /* so many at most */
+    PT_RX_TRANSFERS = 65536, /* unfinished transfers of one session */
 };
 
 /* The host's binaries and what it does with packets. `host` is the first argument of each. */
 struct pt_rx_ops {
-    void *(*bin_new)(size_t size);                /* NULL: no memory */
-    void *(*bin_grow)(void *bin, size_t size);    /* sole reference; NULL: no memory, bin kept */
+    void *(*bin_new)(size_t size);             /* NULL: no memory */
+    void *(*bin_grow)(void *bin, size_t size); /* sole reference; NULL: no memory, bin kept */
     uint8_t *(*bin_data)(void *bin);
-    bool (*bin_shared)(void *bin);                /* has other references than ours */
+    bool (*bin_shared)(void *bin); /* has other references than ours */
     void (*bin_ref)(void *bin);
     void (*bin_unref)(void *bin);
     /* One packet. bin: the bytes lie in it (the callee takes its own reference); NULL: copy them.
      * < 0: the host wants no more, which ends the session. */
     int (*deliver)(void *host, void *bin, const uint8_t *p, size_t len);
-    int (*acked)(void *host, uint64_t number);    /* 0 or PT_E_* */
+    int (*acked)(void *host, uint64_t number); /* 0 or PT_E_* */
 };
 
 enum pt_body { PT_BODY_NONE, PT_BODY_MSG, PT_BODY_CHUNK, PT_BODY_SKIP };
@@ -45,18 +45,18 @@ enum pt_body { PT_BODY_NONE, PT_BODY_MSG, PT_BODY_CHUNK, PT_BODY_SKIP };
 struct pt_rx_lane {
     struct pt_frame_ctx ctx;
     struct pt_atom_table atoms; /* what came on this lane */
-    void *buf;                /* NULL until used */
-    size_t cap, start, end;   /* unparsed bytes are buf[start, end) */
+    void *buf;                  /* NULL until used */
+    size_t cap, start, end;     /* unparsed bytes are buf[start, end) */
     unsigned small_reads;
-    size_t want;              /* capacity the traffic asks for */
+    size_t want; /* capacity the traffic asks for */
     /* payload being read in place; the buffer is empty meanwhile */
     enum pt_body body;
-    size_t left;              /* bytes to come */
-    size_t at;                /* where they go in bin or transfer->bin */
-    struct pt_frame frame;    /* whose payload it is */
-    void *bin;                /* PT_BODY_MSG: our reference */
+    size_t left;           /* bytes to come */
+    size_t at;             /* where they go in bin or transfer->bin */
+    struct pt_frame frame; /* whose payload it is */
+    void *bin;             /* PT_BODY_MSG: our reference */
     struct pt_transfer *transfer;
-    bool bulk;                /* the last payload was a chunk: expect another */
+    bool bulk; /* the last payload was a chunk: expect another */
     uint64_t frames, bytes;
 };
 
@@ -76,12 +76,12 @@ struct pt_rx {
         size_t len[PT_RX_GROUP_MAX];
     } group;
     uint64_t max_message;
-    const uint8_t *auth;      /* 32 bytes lane 0 must open with; NULL once seen */
-    uint64_t acked;           /* the watermark told last */
-    size_t since_bytes;       /* delivered since */
-    size_t uncovered_bytes;   /* at most so much of what came before the last ACK lay beyond it */
+    const uint8_t *auth;    /* 32 bytes lane 0 must open with; NULL once seen */
+    uint64_t acked;         /* the watermark told last */
+    size_t since_bytes;     /* delivered since */
+    size_t uncovered_bytes; /* at most so much of what came before the last ACK lay beyond it */
     uint64_t delivered, delivered_bytes;
-    int error;                /* the first one. Nothing is delivered after it: `atoms` may then tell
+    int error; /* the first one. Nothing is delivered after it: `atoms` may then tell
                                  more than the VM was told, which would exchange atoms */
 };
 

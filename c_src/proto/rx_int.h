@@ -8,13 +8,14 @@
 /* Hands over the small packets collected so far. */
 int pt_rx_flush_group(struct pt_rx *r);
 /* A whole packet: delivered now or held. References: takes its own. */
-int pt_rx_packet(struct pt_rx *r, const struct pt_frame *f, void *bin, const uint8_t *p, size_t len);
+int pt_rx_packet(struct pt_rx *r, const struct pt_frame *f, void *bin, const uint8_t *p,
+                 size_t len);
 /* The same for a packet whose header is still to be written: `bytes` are what follows the section. */
 struct pt_bare {
-    void *bin;      /* the bytes lie in it and may be delivered there; NULL: copy them */
+    void *bin; /* the bytes lie in it and may be delivered there; NULL: copy them */
     uint8_t *bytes;
     size_t len;
-    size_t room;    /* bytes before them that may be overwritten */
+    size_t room; /* bytes before them that may be overwritten */
 };
 int pt_rx_bare(struct pt_rx *r, const struct pt_frame *f, const struct pt_atom_refs *refs,
                const struct pt_bare *b);

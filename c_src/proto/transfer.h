@@ -10,11 +10,11 @@ enum { PT_TRANSFER_STRETCHES = 40 };
 
 struct pt_transfer {
     uint64_t id;
-    void *bin;          /* room bytes */
+    void *bin; /* room bytes */
     uint64_t room;
-    uint64_t got;       /* bytes that arrived */
+    uint64_t got; /* bytes that arrived */
     /* from the final chunk */
-    uint64_t total;     /* 0 until then */
+    uint64_t total; /* 0 until then */
     uint64_t number, after;
     bool fence, last_seen;
     unsigned under_way; /* lanes that are reading a chunk of it now */

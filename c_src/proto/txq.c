@@ -328,9 +328,8 @@ static int settle(struct pt_txq *q, struct pt_msg *m)
 
 static void emit_whole(struct pt_txq *q, unsigned lane, struct pt_emit *e)
 {
-    e->frame = (struct pt_frame){.type = PT_FRAME_MSG,
-                                 .flags = e->msg->bare ? PT_FRAME_BARE : 0,
-                                 .length = e->msg->size};
+    e->frame = (struct pt_frame){
+        .type = PT_FRAME_MSG, .flags = e->msg->bare ? PT_FRAME_BARE : 0, .length = e->msg->size};
     number(q, lane, e);
 }
 
@@ -500,8 +499,8 @@ int pt_txq_emitted(struct pt_txq *q, const struct pt_emit *e)
 
 bool pt_txq_idle(const struct pt_txq *q)
 {
-    return pt_list_empty(&q->express) && pt_list_empty(&q->small) &&
-           pt_list_empty(&q->bulk_wait) && pt_list_empty(&q->bulk_active);
+    return pt_list_empty(&q->express) && pt_list_empty(&q->small) && pt_list_empty(&q->bulk_wait) &&
+           pt_list_empty(&q->bulk_active);
 }
 
 /* ---- the end ---- */

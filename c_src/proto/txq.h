@@ -59,11 +59,11 @@ struct pt_unacked;
 struct pt_txq {
     const struct pt_owner_ops *ops;
     struct pt_hmap flows;
-    struct pt_flow *hot;        /* the flow used last: batches come from one sender */
-    struct pt_flow *spare;      /* freed flows for re-use */
+    struct pt_flow *hot;   /* the flow used last: batches come from one sender */
+    struct pt_flow *spare; /* freed flows for re-use */
     /* picking; lists of pt_msg.pick unless said otherwise */
-    struct pt_list express;     /* small, next to leave */
-    struct pt_list small;       /* flows (pt_flow.link) whose head is small and queued */
+    struct pt_list express; /* small, next to leave */
+    struct pt_list small;   /* flows (pt_flow.link) whose head is small and queued */
     struct pt_list bulk_wait;
     struct pt_list bulk_active; /* at most PT_TXQ_BULK_ACTIVE */
     struct pt_list blocked;     /* speculative and over the limit: until the next ack */
@@ -71,23 +71,23 @@ struct pt_txq {
     struct pt_list only_small[PT_TXQ_LANES], only_bulk[PT_TXQ_LANES];
     unsigned active;
     size_t small_run;
-    size_t turn;                /* bytes left of the first small flow's turn */
-    size_t express_lead;        /* what express took while flows with a backlog waited */
+    size_t turn;         /* bytes left of the first small flow's turn */
+    size_t express_lead; /* what express took while flows with a backlog waited */
     /* order */
-    struct pt_list epochs;      /* at least one; the last takes new messages */
-    struct pt_list open;        /* pt_msg.order: incomplete messages */
-    struct pt_list behind;      /* pt_msg.order: submitted after a full fence not yet emitted */
+    struct pt_list epochs; /* at least one; the last takes new messages */
+    struct pt_list open;   /* pt_msg.order: incomplete messages */
+    struct pt_list behind; /* pt_msg.order: submitted after a full fence not yet emitted */
     bool staging;
     uint64_t next_number, acked, fence_number, next_transfer;
     uint8_t fence_lane;
     uint64_t fence_until;
-    struct pt_unacked *ring;    /* numbers acked+1 .. next_number-1 */
+    struct pt_unacked *ring; /* numbers acked+1 .. next_number-1 */
     size_t ring_mask;
-    size_t speculative;         /* bytes numbered, speculative, unacknowledged */
-    unsigned lanes;             /* attached lanes; with one lane everything is sure */
+    size_t speculative; /* bytes numbered, speculative, unacknowledged */
+    unsigned lanes;     /* attached lanes; with one lane everything is sure */
     /* accounting */
-    size_t bytes;               /* submitted, not yet emitted */
-    size_t messages;            /* submitted, not done */
+    size_t bytes;    /* submitted, not yet emitted */
+    size_t messages; /* submitted, not done */
     struct pt_txq_stats stats;
 };
 

@@ -15,7 +15,7 @@ struct pt_flow {
     struct pt_list queue; /* pt_msg.order: complete messages not yet picked, in order */
     struct pt_flow *next_spare;
     uint64_t key;
-    uint64_t last;        /* number of its last numbered message, 0 = none */
+    uint64_t last; /* number of its last numbered message, 0 = none */
     uint32_t unacked;
     uint8_t state;
     uint8_t last_lane;

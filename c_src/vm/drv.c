@@ -2,8 +2,8 @@
  * Driver interface: erl_driver(3); what a distribution controller must do: docs/architecture.md. */
 #include "vm/peer.h"
 
-#include <errno.h>
 #include <erl_driver.h>
+#include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 

@@ -94,8 +94,8 @@ static ERL_NIF_TERM hkdf(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
         len == 0 || len > PT_AUTH_HKDF_MAX)
         return enif_make_badarg(env);
     uint8_t *bytes = enif_make_new_binary(env, len, &out);
-    int rc = pt_auth_hkdf(key.data, key.size, salt.data, salt.size, info.data, info.size, bytes,
-                          len);
+    int rc =
+        pt_auth_hkdf(key.data, key.size, salt.data, salt.size, info.data, info.size, bytes, len);
     return rc ? failed(env, rc) : out;
 }
 

@@ -17,10 +17,10 @@ struct pt_node {
     unsigned flush_timeout_ms; /* no byte leaves for so long: a closing port gives up */
     uint64_t ram;
     char backend_reason[256];
-    bool break_order;          /* PARTISAN_TEST_BREAK_ORDER: mutation for the order tests */
+    bool break_order; /* PARTISAN_TEST_BREAK_ORDER: mutation for the order tests */
     /* lock */
     pthread_mutex_t lock;
-    struct pt_list peers;      /* struct pt_peer.node_link */
+    struct pt_list peers; /* struct pt_peer.node_link */
     bool started;
     int start_result;
     /* any thread */

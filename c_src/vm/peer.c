@@ -163,10 +163,14 @@ void pt_peer_wake(struct pt_peer *p)
 
 static void notify(struct pt_peer *p, const char *text)
 {
-    ErlDrvTermData spec[] = {ERL_DRV_ATOM,   driver_mk_atom((char *)(uintptr_t) "partisan_closed"),
-                             ERL_DRV_PORT,   p->port_term,
-                             ERL_DRV_STRING, (ErlDrvTermData)text,
-                             strlen(text),   ERL_DRV_TUPLE,
+    ErlDrvTermData spec[] = {ERL_DRV_ATOM,
+                             driver_mk_atom((char *)(uintptr_t) "partisan_closed"),
+                             ERL_DRV_PORT,
+                             p->port_term,
+                             ERL_DRV_STRING,
+                             (ErlDrvTermData)text,
+                             strlen(text),
+                             ERL_DRV_TUPLE,
                              3};
     if (p->has_notify)
         erl_drv_send_term(p->port_term, p->notify, spec, sizeof spec / sizeof spec[0]);

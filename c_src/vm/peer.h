@@ -40,9 +40,9 @@ struct pt_lane {
     int fd;               /* constant once attached */
     /* port lock */
     struct pt_rx_lane rx;
-    bool selected;        /* driver_select() was called for fd: stop_select closes it */
+    bool selected; /* driver_select() was called for fd: stop_select closes it */
     bool reading, rx_paused;
-    bool ended;           /* the peer sends no more on it */
+    bool ended; /* the peer sends no more on it */
     uint64_t reads;
     /* session lock */
     enum pt_lane_state state;
@@ -69,15 +69,15 @@ struct pt_peer {
     struct pt_rx rx;
     struct pt_hmap joins; /* SeqId -> struct pt_join */
     bool started, busy, flush_timer, flushing, failed;
-    bool ending;             /* a lane ended or failed: the others are read to their ends */
-    uint64_t end_by;         /* ns: but not longer than this */
+    bool ending;     /* a lane ended or failed: the others are read to their ends */
+    uint64_t end_by; /* ns: but not longer than this */
     char end_text[160];
     ErlDrvTermData notify;
     bool has_notify;
-    uint64_t flushed_at;     /* ns */
-    bool direct;             /* that flush was made by outputv: its batch may go on */
-    uint64_t flush_mark;     /* how far a closing port had come when it last moved */
-    uint64_t flush_moved;    /* ns, when that was */
+    uint64_t flushed_at;  /* ns */
+    bool direct;          /* that flush was made by outputv: its batch may go on */
+    uint64_t flush_mark;  /* how far a closing port had come when it last moved */
+    uint64_t flush_moved; /* ns, when that was */
     uint64_t packets_out, packets_flushed, flush_carried, busy_count;
 
     /* node lock */
@@ -93,8 +93,8 @@ struct pt_peer {
     bool auth_sent, tick, ack_now, closing, wake_on_drain, wake_below;
     uint64_t ack_sent;
     size_t max_queue, low_queue;
-    int error;               /* first sending error */
-    uint64_t lossy_until;    /* ns: lane 1 lost packets lately, bulk may use more lanes */
+    int error;            /* first sending error */
+    uint64_t lossy_until; /* ns: lane 1 lost packets lately, bulk may use more lanes */
     uint64_t lossy_looked;
     uint64_t sent_bytes;
 
@@ -130,15 +130,15 @@ void pt_peer_end_check(struct pt_peer *p); /* timer: is the time up? The port ma
 void pt_peer_wake(struct pt_peer *p); /* any thread: the port's wake descriptor becomes readable */
 
 /* tx.c */
-int pt_tx_output(struct pt_peer *p, ErlIOVec *ev);  /* port lock: a packet of the VM */
-void pt_tx_schedule(struct pt_peer *p);             /* port lock: a flush soon */
+int pt_tx_output(struct pt_peer *p, ErlIOVec *ev); /* port lock: a packet of the VM */
+void pt_tx_schedule(struct pt_peer *p);            /* port lock: a flush soon */
 /* Port lock, after pt_tx_output(): true if the caller should flush now, else it is scheduled. */
 bool pt_tx_at_once(struct pt_peer *p);
-int pt_tx_flush(struct pt_peer *p);                 /* port lock: send now what the sockets take */
-size_t pt_tx_loop_fill(struct pt_tx *tx);           /* loop thread */
-void pt_tx_loop_done(struct pt_tx *tx, ssize_t n);  /* loop thread */
-size_t pt_tx_pending(struct pt_peer *p);            /* session lock held: bytes not yet sent */
-void pt_tx_unbusy(struct pt_peer *p);               /* port lock */
+int pt_tx_flush(struct pt_peer *p);                /* port lock: send now what the sockets take */
+size_t pt_tx_loop_fill(struct pt_tx *tx);          /* loop thread */
+void pt_tx_loop_done(struct pt_tx *tx, ssize_t n); /* loop thread */
+size_t pt_tx_pending(struct pt_peer *p);           /* session lock held: bytes not yet sent */
+void pt_tx_unbusy(struct pt_peer *p);              /* port lock */
 
 /* join.c; port and session lock */
 struct pt_join;

@@ -55,8 +55,8 @@ void pt_rx_select(struct pt_peer *p, struct pt_lane *l, bool on)
     on = on && !l->rx_paused && !l->ended;
     if (on == l->reading)
         return;
-    driver_select(p->port, (ErlDrvEvent)(intptr_t)l->fd, on ? ERL_DRV_READ | ERL_DRV_USE
-                                                            : ERL_DRV_READ, on);
+    driver_select(p->port, (ErlDrvEvent)(intptr_t)l->fd,
+                  on ? ERL_DRV_READ | ERL_DRV_USE : ERL_DRV_READ, on);
     l->reading = on;
     l->selected = l->selected || on;
 }

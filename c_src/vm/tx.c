@@ -16,7 +16,7 @@
 
 enum {
     FLUSH_BUSY_NS = 15 * 1000,
-    FLUSH_LONE_NS = 3 * 1000, /* the same if the last flush carried one packet only */
+    FLUSH_LONE_NS = 3 * 1000,  /* the same if the last flush carried one packet only */
     SCHED_SMALL = 1024 * 1024, /* bytes a scheduler sends on a lane in one flush */
     SCHED_BULK = 128 * 1024,   /* a longer queue of bulk goes to the loop at once */
     ACK_PIGGYBACK = 16,        /* deliveries worth an ACK frame beside data */
