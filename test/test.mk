@@ -147,9 +147,7 @@ bench: all ## benchmarks with proof of delivery, beside inet_tcp
 bench-short: all ## the benchmark's cells as a delivery check: fails on no time
 	$(call other,bench/short)
 demo: ## three nodes, verified traffic, a node killed and back
-	@tools/deps need build demo
-	@$(MAKE) -s -j$(JOBS) all
-	$(call other,demo/run)
+	@demo/run
 
 # --- coverage of the C code ------------------------------------------------------------------------------
 COV := -O0 -g --coverage
