@@ -35,7 +35,7 @@ static struct pt_atom *lookup(const struct pt_atom_table *t, unsigned slot)
 static int fill(struct pt_atom_table *t, unsigned slot, struct pt_atom *a)
 {
     struct pt_atom ***segment = &t->segment[slot / PT_ATOM_SEGMENT];
-    if (!*segment && !(*segment = pt_zalloc(PT_ATOM_SEGMENT * sizeof **segment)))
+    if (!*segment && !(*segment = pt_zalloc(PT_ATOM_SEGMENT * sizeof(void *))))
         return -ENOMEM;
     struct pt_atom **place = &(*segment)[slot % PT_ATOM_SEGMENT];
     pt_atom_hold(a);

@@ -77,7 +77,8 @@ static size_t put_header(struct pt_batch *b, const struct pt_emit *e)
         f.length += len;
     }
     size_t head = pt_frame_encode(at, &f, &b->ctx);
-    memcpy(at + head, section, len);
+    if (len)
+        memcpy(at + head, section, len);
     return head + len;
 }
 

@@ -59,7 +59,7 @@ int pt_unacked_reserve(struct pt_txq *q)
     struct pt_unacked *ring = pt_alloc(bigger * sizeof *ring);
     if (!ring)
         return -ENOMEM;
-    for (uint64_t n = q->acked + 1; n < q->next_number; n++)
+    for (uint64_t n = q->acked + 1; q->ring && n < q->next_number; n++)
         ring[n & (bigger - 1)] = q->ring[n & q->ring_mask];
     pt_free(q->ring);
     q->ring = ring;
