@@ -5,7 +5,8 @@
 
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
 -export([two_nodes/1, three_nodes/1, one_lane/1, many_lanes/1, broken_rule_is_caught/1,
-         spawn_reply_before_child/1, reply_before_down/1, down_after_messages/1]).
+         spawn_reply_before_child/1, reply_before_down/1, down_after_messages/1,
+         lane_stands_still/1]).
 -export([chaos/1]).
 
 -define(SECONDS, 12).
@@ -13,7 +14,7 @@
 suite() -> [{timetrap, {seconds, 118}}].
 
 all() ->
-    [spawn_reply_before_child, reply_before_down, down_after_messages, two_nodes, three_nodes,
+    [spawn_reply_before_child, reply_before_down, down_after_messages, lane_stands_still, two_nodes, three_nodes,
      one_lane, many_lanes, broken_rule_is_caught].
 
 %% The oracle's modules are not in this directory: compile them, for this node and for the others.
@@ -125,6 +126,55 @@ down_after_messages(_) ->
                unalias(Alias),
                ok
            end).
+
+%% One lane stops for a while, in either direction, under large messages that use all lanes (as with
+%% a lost packet on it): they wait, they arrive, the connection stays.
+lane_stands_still(_) ->
+    Args = #{args => ["-partisan", "lanes", "4"]},
+    [A, B] = Peers = [pt_peer:start(ord, Args), pt_peer:start(ord, Args)],
+    [pt_peer:log_start(P) || P <- Peers],
+    pt_peer:connect(A, B),
+    [NA, NB] = [pt_peer:node(P) || P <- Peers],
+    [begin
+         C = pt_peer:spawn_collector(B),
+         D = pt_peer:call(A, erlang, apply,
+                          [fun() ->
+                               spawn_link(fun() -> receive go -> ok end,
+                                                   [C ! {I, binary:copy(<<I>>, 20000000)}
+                                                    || I <- lists:seq(1, 3)]
+                                          end)
+                           end, []]),
+         {Where, Peer} = case What of 1 -> {A, NB}; 3 -> {B, NA} end,
+         %% Sockets that have carried much have large buffers: more can be missing in between.
+         pt_peer:call(A, erlang, apply,
+                      [fun() -> [erpc:call(NB, erlang, byte_size, [binary:copy(<<I>>, 30000000)])
+                                 || I <- lists:seq(1, 5)], ok end, []]),
+         test_verb(Where, Peer, What, Lane),
+         pt_peer:call(A, erlang, apply, [fun() -> unlink(D), D ! go, ok end, []]),
+         receive after 400 -> ok end,
+         test_verb(Where, Peer, What + 1, Lane),
+         Intact = fun() ->
+                      [X =:= binary:copy(<<I>>, 20000000) || {I, X} <- collected(C)]
+                  end,
+         ?assert(pt_peer:wait(fun() ->
+                                  [true, true, true] =:= pt_peer:call(B, erlang, apply, [Intact, []])
+                              end, 20000, 100))
+     end || What <- [1, 3], Lane <- [0, 1, 2, 3]],
+    ?assertEqual([], [L || P <- Peers, {_, L} <- pt_peer:logged(P), string:find(L, "lost") =/= nomatch]),
+    [pt_peer:stop(P) || P <- Peers].
+
+collected(C) ->
+    Ref = make_ref(),
+    C ! {pt_collected, self(), Ref},
+    receive {Ref, L} -> L end.
+
+test_verb(P, Peer, What, Lane) ->
+    pt_peer:call(P, erlang, apply,
+                 [fun() ->
+                      Port = pt_peer:dist_port(Peer),
+                      pt_peer:is_partisan_port(Port) andalso
+                          erlang:port_control(Port, 6, <<What:8, Lane:8, 0:32>>)
+                  end, []]).
 
 down_and_exit({'DOWN', Id, process, P, R}, {'EXIT', P, R}, Id, P, R) -> ok;
 down_and_exit({'EXIT', P, R}, {'DOWN', Id, process, P, R}, Id, P, R) -> ok;
