@@ -156,9 +156,9 @@ int pt_atoms_read(const uint8_t *p, size_t avail, struct pt_atom_table *t, struc
         out->ref[i].atom = lookup(t, e.slot);
         if (!out->ref[i].atom)
             return PT_E_BAD_FRAME;
-        /* a slot filled twice in one section would leave the first reference dangling */
+        /* a slot filled anew in one section would leave the first reference dangling */
         for (unsigned k = 0; e.is_new && k < i; k++)
-            if (out->ref[k].slot == e.slot)
+            if (out->ref[k].slot == e.slot && out->ref[k].atom != out->ref[i].atom)
                 return PT_E_BAD_FRAME;
     }
     out->count = w.count;
