@@ -48,6 +48,7 @@ run(Opts0) ->
                case Chaos of true -> "chaos"; false -> "no chaos" end]),
     oracle_gen:seed({Seed, coordinator}),
     Nodes = [start(I, Opts) || I <- lists:seq(1, N)],
+    [pt_peer:log_start(P) || P <- Nodes],
     [ok = pt_peer:call(P, oracle_node, init, [{Seed, I}, Seed], 60000)
      || {I, P} <- lists:zip(lists:seq(1, N), Nodes)],
     End = erlang:monotonic_time(millisecond) + Seconds * 1000,
@@ -215,7 +216,8 @@ summary(Nodes, Rounds, #{seed := Seed, chaos := Chaos}) ->
     {Paused, Refused} = paused(Nodes, Chaos),
     Idle = Chaos andalso pt_peer:carrier() =:= "partisan" andalso Paused =:= 0,
     Failures = [{round, F} || {F, _} <- Rounds, F =/= ok]
-        ++ [{chaos_disturbed_no_lane, Refused} || Idle],
+        ++ [{chaos_disturbed_no_lane, Refused} || Idle]
+        ++ [{in_the_log, L} || L <- bad_news(Nodes)],
     [io:format("violation: ~0p~n", [V]) || V <- lists:sublist(Vs, 20)],
     [io:format("failure: ~s~n", [lists:flatten(io_lib:format("~0P", [F, 60]))]) || F <- Failures],
     Pairs = Sum(pairs),
@@ -226,6 +228,14 @@ summary(Nodes, Rounds, #{seed := Seed, chaos := Chaos}) ->
               [length(Rounds), Pairs, Promised, Kept, maps:get(received, Counts, 0)]),
     io:format("seed ~b: ~b passed, ~b failed~n", [Seed, Pairs + Kept, Failed]),
     {Pairs + Kept, Failed}.
+
+%% What no peer may ever say of another, in a brutal round either: the reasons of
+%% pt_strerror (c_src/base/pt.c) that mean a broken protocol.
+bad_news(Nodes) ->
+    Words = ["malformed frame", "unknown frame type", "out of sequence", "does not fit",
+             "larger than the limit", "held back", "ends too early", "failed authentication"],
+    [Text || P <- Nodes, {_, Text} <- pt_peer:logged(P), W <- Words,
+             string:find(Text, W) =/= nomatch].
 
 paused(_, false) -> {0, 0};
 paused(Nodes, true) ->
