@@ -15,6 +15,8 @@
                   sender := sender() | none,
                   seq := non_neg_integer(),
                   frag := non_neg_integer(),
+                  atoms := byte(),
+                  cut := boolean(),
                   header := non_neg_integer()}.
 %% Smallest arity; elements between the operation and the sender; order if that is an atom.
 -type rule() :: {pos_integer(), non_neg_integer(), order()} | fence | unknown.
@@ -30,17 +32,56 @@ scan(_, 0) ->
     (other())#{form := tick, order := free};
 scan(Seen, Total) when byte_size(Seen) > Total ->
     scan(binary:part(Seen, 0, Total), Total);
-scan(<<131, 68, 0, Control/binary>>, _) ->
-    control(Control, (other())#{form := whole, header := 3});
-scan(<<131, 69, Seq:64, Frag:64, 0, Control/binary>>, _) when Seq > 0, Frag > 0 ->
-    control(Control, (other())#{form := frag_first, header := 19, seq := Seq, frag := Frag});
+scan(<<131, 68, Section/binary>> = Seen, _) when Section =/= <<>> ->
+    behind_section(Seen, Section, #{form => whole});
+scan(<<131, 69, Seq:64, Frag:64, Section/binary>> = Seen, _)
+  when Seq > 0, Frag > 0, Section =/= <<>> ->
+    behind_section(Seen, Section, #{form => frag_first, seq => Seq, frag => Frag});
 scan(<<131, 70, Seq:64, Frag:64, _/binary>>, _) when Seq > 0, Frag > 0 ->
     (other())#{form := frag_next, order := sender, header := 18, seq := Seq, frag := Frag};
 scan(_, _) ->
     other().
 
 other() ->
-    #{form => other, order => fence, op => 0, sender => none, seq => 0, frag => 0, header => 0}.
+    #{form => other, order => fence, op => 0, sender => none, seq => 0, frag => 0, header => 0,
+      atoms => 0, cut => false}.
+
+%% The control tuple follows the section of atom references.
+behind_section(Seen, <<Atoms, _/binary>> = Section, Known) ->
+    case section(Section) of
+        more ->
+            (other())#{cut := true};
+        bad ->
+            other();
+        Control ->
+            Header = byte_size(Seen) - byte_size(Control),
+            control(Control, maps:merge(other(), Known#{atoms => Atoms, header => Header}))
+    end.
+
+%% What follows a section. Nibbles go from the low end of a byte to its high end.
+section(<<0, Rest/binary>>) ->
+    Rest;
+section(<<N, Rest/binary>>) when byte_size(Rest) > N div 2 ->
+    {Flags, References} = split_binary(Rest, N div 2 + 1),
+    Nibbles = lists:append([[Low, High] || <<High:4, Low:4>> <= Flags]),
+    Width = case lists:nth(N + 1, Nibbles) band 1 of
+                0 -> 8;
+                1 -> 16
+            end,
+    lists:foldl(fun(Nibble, Bin) -> reference(Nibble band 8, Width, Bin) end, References,
+                lists:sublist(Nibbles, N));
+section(_) ->
+    more.
+
+reference(_, _, Failed) when is_atom(Failed) -> Failed;
+reference(0, _, <<_Index, Rest/binary>>) -> Rest;
+reference(8, Width, Bin) ->
+    case Bin of
+        <<_Index, Length:Width, _/binary>> when Length > 255 * 4 -> bad;
+        <<_Index, Length:Width, _:Length/binary, Rest/binary>> -> Rest;
+        _ -> more
+    end;
+reference(_, _, _) -> more.
 
 control(<<104, Arity, Rest/binary>>, Scan) -> control(Arity, uint(Rest), Scan);
 control(<<105, Arity:32, Rest/binary>>, Scan) -> control(Arity, uint(Rest), Scan);
@@ -116,6 +157,7 @@ atom(<<100, Len:16, _:Len/binary, Rest/binary>>) -> Rest;
 atom(<<118, Len:16, _:Len/binary, Rest/binary>>) -> Rest;
 atom(<<115, Len, _:Len/binary, Rest/binary>>) -> Rest;
 atom(<<119, Len, _:Len/binary, Rest/binary>>) -> Rest;
+atom(<<82, _Reference, Rest/binary>>) -> Rest;
 atom(_) -> error.
 
 pid(<<Tag, Bin/binary>>) when Tag =:= 88; Tag =:= 103 ->

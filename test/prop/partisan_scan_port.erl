@@ -49,7 +49,8 @@ loop(Port) ->
             exit({exit_status, Status})
     end.
 
-decode(<<Form, Order, Op, Key:64, Seq:64, Frag:64, Header:32, Name/binary>>) ->
+decode(<<Form, Order, Op, Atoms, Cut, Key:64, Seq:64, Frag:64, Header:32, Name/binary>>) ->
     #{form => element(1 + Form, {tick, whole, frag_first, frag_next, other}),
       order => element(1 + Order, {sender, free, half_fence, fence}),
-      op => Op, key => Key, seq => Seq, frag => Frag, header => Header, name => Name}.
+      op => Op, atoms => Atoms, cut => Cut =/= 0, key => Key, seq => Seq, frag => Frag,
+      header => Header, name => Name}.

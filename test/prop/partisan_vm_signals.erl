@@ -1,11 +1,11 @@
 %% What this VM's distribution emits, packet by packet, without a peer.
 %%
 %% A process is made the distribution controller of a node that does not exist, with the features
-%% that two carriers agree on (fragments, no atom cache). It takes the packets that the VM makes of
+%% that two carriers agree on, the atom cache or not. It takes the packets that the VM makes of
 %% other processes' signals, and hands it packets "from" that node.
 -module(partisan_vm_signals).
 
--export([start/0, start/1, stop/1, node_of/1, take/2, give/2, remote_pid/2, remote_ref/3, child/1]).
+-export([start/1, start/2, stop/1, node_of/1, take/2, give/2, remote_pid/2, remote_ref/3, child/1]).
 
 -export_type([signals/0]).
 
@@ -14,13 +14,13 @@
 -define(CREATION, 77).
 -define(TIMEOUT, 30000).
 
--spec start() -> signals().
-start() -> start(fun(_) -> ok end).
+-spec start(AtomCache :: boolean()) -> signals().
+start(AtomCache) -> start(AtomCache, fun(_) -> ok end).
 
 %% `WhilePending(Signals)' is called when the connection is known but not up: what is sent to the
 %% node then has to be kept by the VM, which does not know yet what the peer understands.
--spec start(fun((signals()) -> term())) -> signals().
-start(WhilePending) ->
+-spec start(boolean(), fun((signals()) -> term())) -> signals().
+start(AtomCache, WhilePending) ->
     erlang:is_alive() orelse start_distribution(),
     Node = list_to_atom("sink" ++ integer_to_list(erlang:unique_integer([positive])) ++ "@nowhere"),
     Owner = self(),
@@ -30,7 +30,11 @@ start(WhilePending) ->
         Owner ! {self(), pending},
         receive go -> ok end,
         {erts_dflags, Default, _, _, _, StrictOrder} = erts_internal:get_dflags(),
-        DHandle = erlang:setnode(Node, self(), {Default band bnot StrictOrder, ?CREATION}),
+        Flags = case AtomCache of
+                    true -> Default bor StrictOrder;
+                    false -> Default band bnot StrictOrder
+                end,
+        DHandle = erlang:setnode(Node, self(), {Flags, ?CREATION}),
         ok = erlang:dist_ctrl_input_handler(DHandle, self()),
         Owner ! {self(), up},
         loop(DHandle, [])

@@ -4,7 +4,7 @@
 -include("pt_proper.hrl").
 
 -import(proper, [aggregate/2, conjunction/1]).
--import(proper_types, [any/0, atom/0, binary/0, bitstring/0, boolean/0, byte/0, float/0,
+-import(proper_types, [any/0, atom/0, binary/0, binary/1, bitstring/0, boolean/0, byte/0, float/0,
                        frequency/1, integer/0, list/1, non_empty/1, oneof/1, range/2, resize/2,
                        string/0, vector/2]).
 
@@ -120,11 +120,43 @@ header() ->
     frequency([{20, [131, 68, 0]},
                {6, ?LET({S, F}, {word(), word()}, [131, 69, <<S:64, F:64>>, 0])},
                {2, ?LET({S, F}, {word(), word()}, [131, 70, <<S:64, F:64>>])},
+               {10, ?LET(Section, section(), [131, 68, Section])},
+               {4, ?LET({S, F, Section}, {word(), word(), section()},
+                        [131, 69, <<S:64, F:64>>, Section])},
                {1, ?LET(N, byte(), [131, 68, N])},
                {1, ?LET({S, F, N}, {word(), word(), byte()}, [131, 69, <<S:64, F:64>>, N])},
                {1, [112, 131]},
                {1, ?LET({A, B}, {byte(), byte()}, [A, B])},
                {1, []}]).
+
+%% Atom references: {Segment, Index, Text of a NEW one}.
+section() ->
+    ?LET({References, Long},
+         {frequency([{6, list(reference())}, {1, ?LET(N, range(0, 255), vector(N, reference()))}]),
+          frequency([{3, false}, {1, true}])},
+         encode_section(References, Long)).
+
+reference() ->
+    {range(0, 7), byte(), frequency([{3, none}, {2, ?LET(L, range(0, 20), binary(L))},
+                                     {1, node_name()}, {1, ?LET(L, range(1018, 1023), binary(L))}])}.
+
+encode_section([], _) ->
+    [0];
+encode_section(References, Long) ->
+    N = length(References),
+    Nibbles = [case Text of none -> Segment; _ -> 8 bor Segment end
+               || {Segment, _, Text} <- References]
+        ++ [case Long of true -> 1; false -> 0 end | lists:duplicate((N + 1) rem 2, 0)],
+    [N, pairs(Nibbles), [[Index, encode_text(Text, Long)] || {_, Index, Text} <- References]].
+
+pairs([Low, High | Rest]) -> [<<High:4, Low:4>> | pairs(Rest)];
+pairs([]) -> [].
+
+encode_text(none, _) -> [];
+encode_text(Text, true) -> [<<(byte_size(Text)):16>>, Text];
+encode_text(Text, false) ->
+    Short = binary:part(Text, 0, min(255, byte_size(Text))),
+    [byte_size(Short), Short].
 
 word() -> frequency([{1, 0}, {3, range(1, 3)}, {4, range(0, 16#ffffffffffffffff)}]).
 
@@ -206,13 +238,14 @@ encoded_port() ->
          {oneof([{120, 12}, {89, 8}, {102, 5}]), atom_tag(), node_name()},
          [Tag, encode_atom(AtomTag, Node), <<0:Size/unit:8>>]).
 
-atom_tag() -> oneof([100, 115, 118, 119]).
+atom_tag() -> oneof([82, 100, 115, 118, 119]).
 
 node_name() ->
     oneof([<<"a@b">>, <<"partisan@host.example.org">>, binary:copy(<<"n">>, 255),
            unicode:characters_to_binary(lists:duplicate(60, 16#1f600))]).
 
 encode_atom(Tag, Name) when Tag =:= 100; Tag =:= 118 -> [Tag, <<(byte_size(Name)):16>>, Name];
+encode_atom(82, Name) -> [82, erlang:phash2(Name, 256)];
 encode_atom(Tag, Name) -> [Tag, byte_size(Name), Name].
 
 %% --- terms -----------------------------------------------------------------------------

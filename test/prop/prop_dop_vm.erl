@@ -5,33 +5,34 @@
 -include("pt_proper.hrl").
 
 -import(proper, [aggregate/2]).
--import(proper_types, [list/1, oneof/1]).
+-import(proper_types, [boolean/0, list/1, oneof/1]).
 
 -export([prop_signals/0, prop_signals_while_pending/0, capture/1]).
 
 -define(PAYLOAD, {payload, lists:seq(1, 10)}).
 
 prop_signals() ->
-    set_up(?FORALL(Names, list(oneof(signals())),
+    set_up(?FORALL({AtomCache, Names}, {boolean(), list(oneof(signals()))},
         begin
-            Env = partisan_vm_signals:start(),
+            Env = partisan_vm_signals:start(AtomCache),
             Seen = lists:append([signal(Name, Env) || Name <- Names]),
             ok = partisan_vm_signals:stop(Env),
-            agree(Seen)
+            agree(AtomCache, Seen)
         end)).
 
-%% Before the peer's features are known the VM uses the oldest operations: SEND has no sender.
+%% Before the peer's features are known the VM uses the oldest operations: SEND has no sender. Nor
+%% does it use the atom cache.
 prop_signals_while_pending() ->
-    set_up(?FORALL(Names, list(oneof(pending_signals())),
+    set_up(?FORALL({AtomCache, Names}, {boolean(), list(oneof(pending_signals()))},
         begin
             Self = self(),
-            Env = partisan_vm_signals:start(fun(Pending) ->
+            Env = partisan_vm_signals:start(AtomCache, fun(Pending) ->
                 Self ! {expected, [pending_signal(Name, Pending) || Name <- Names]}
             end),
             Expected = receive {expected, E} -> lists:append(E) end,
             Packets = take(Env, length(Expected)),
             ok = partisan_vm_signals:stop(Env),
-            agree(lists:zip(Packets, Expected))
+            agree(false, lists:zip(Packets, Expected))
         end)).
 
 set_up(Property) ->
@@ -52,15 +53,23 @@ set_up(Property) ->
 %% --- the judgement ---------------------------------------------------------------------
 
 %% [{Packet, {Form, Op, Order, Sender}}]
-agree(Seen) ->
+agree(AtomCache, Seen) ->
     Wrong = [{Packet, Expected, Found} || {Packet, Expected} <- Seen,
-                                          Found <- [found(Packet, Expected)], Found =/= Expected],
+                                          Found <- [found(AtomCache, Packet, Expected)],
+                                          Found =/= Expected],
     ?WHENFAIL(io:format("{packet, expected, found}: ~p~n", [Wrong]),
               aggregate([Op || {_, {_, Op, _, _}} <- Seen], Wrong =:= [])).
 
-%% In the form of the expectation, with the pid replaced by `other' if the key is not its.
-found(Packet, {_, _, _, Sender}) ->
-    #{form := Form, order := Order, op := Op, key := Key, name := Name} = scan(Packet),
+%% In the form of the expectation, with the pid replaced by `other' if the key is not its. Every
+%% control tuple names a node, so with the cache there is a reference, and without there is none.
+found(AtomCache, Packet, {_, _, _, Sender}) ->
+    #{form := Scanned, order := Order, op := Op, key := Key, name := Name, atoms := Atoms} =
+        scan(Packet),
+    Form = case Atoms > 0 of
+               AtomCache -> Scanned;
+               _ when Scanned =:= frag_next -> Scanned;
+               _ -> {Scanned, Atoms}
+           end,
     {Form, case Op of 0 -> none; _ -> binary_to_atom(Name) end, Order,
      case key(Sender) of Key -> Sender; _ -> other end}.
 
@@ -263,12 +272,15 @@ dead() ->
 -spec capture(file:filename()) -> ok.
 capture(Dir) ->
     Names = pending_signals(),
-    Old = partisan_vm_signals:start(fun(P) -> [pending_signal(N, P) || N <- Names] end),
-    New = partisan_vm_signals:start(),
-    Packets = take(Old, length(Names) + 1) ++ [P || N <- signals(), {P, _} <- signal(N, New)],
-    lists:foreach(fun(Packet) ->
-                      #{form := Form, op := Op} = partisan_dop_twin:scan(Packet),
-                      Start = binary:part(Packet, 0, min(300, byte_size(Packet))),
-                      File = io_lib:format("vm_~s_~b", [Form, Op]),
-                      ok = file:write_file(filename:join(Dir, File), Start)
-                  end, Packets).
+    lists:foreach(fun(AtomCache) ->
+        Pending = fun(P) -> [pending_signal(N, P) || N <- Names] end,
+        Old = partisan_vm_signals:start(AtomCache, Pending),
+        New = partisan_vm_signals:start(AtomCache),
+        Packets = take(Old, length(Names) + 1) ++ [P || N <- signals(), {P, _} <- signal(N, New)],
+        lists:foreach(fun(Packet) ->
+            #{form := Form, op := Op} = partisan_dop_twin:scan(Packet),
+            Start = binary:part(Packet, 0, min(300, byte_size(Packet))),
+            File = io_lib:format("vm_~s_~b~s", [Form, Op, ["_atoms" || AtomCache]]),
+            ok = file:write_file(filename:join(Dir, File), Start)
+        end, Packets)
+    end, [false, true]).

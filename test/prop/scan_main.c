@@ -1,7 +1,8 @@
 /* pt_packet_scan() as an Erlang port ({packet, 4}), for property tests.
  *
  * Request: Total:64, then the bytes that are seen of a packet of that size.
- * Answer:  Form:8 Order:8 Op:8 Key:64 SeqId:64 FragId:64 HeaderLen:32, then the operation's name.
+ * Answer:  Form:8 Order:8 Op:8 Atoms:8 Cut:8 Key:64 SeqId:64 FragId:64 HeaderLen:32, then the
+ *          operation's name.
  * Ends with 0 when its input ends between requests.
  */
 #include "proto/dop.h"
@@ -10,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { REQUEST_HEAD = 8, ANSWER_HEAD = 3 + 3 * 8 + 4 };
+enum { REQUEST_HEAD = 8, ANSWER_HEAD = 5 + 3 * 8 + 4 };
 
 static void fail(const char *what)
 {
@@ -43,10 +44,12 @@ static void answer(const uint8_t *request, size_t size)
     out[4] = (uint8_t)pkt.form;
     out[5] = (uint8_t)pkt.order;
     out[6] = pkt.op;
-    pt_put64(out + 7, pkt.key);
-    pt_put64(out + 15, pkt.seq_id);
-    pt_put64(out + 23, pkt.frag_id);
-    pt_put32(out + 31, (uint32_t)pkt.header_len);
+    out[7] = pkt.atoms;
+    out[8] = pkt.cut;
+    pt_put64(out + 9, pkt.key);
+    pt_put64(out + 17, pkt.seq_id);
+    pt_put64(out + 25, pkt.frag_id);
+    pt_put32(out + 33, (uint32_t)pkt.header_len);
     if (fwrite(out, sizeof out, 1, stdout) != 1 || fputs(name, stdout) == EOF || fflush(stdout))
         fail("cannot write the answer");
 }
