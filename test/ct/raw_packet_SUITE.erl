@@ -13,8 +13,9 @@ suite() ->
 all() ->
     [atom_cache_references, broken_fragments].
 
-%% No cache is negotiated between carriers; OTP 25 would look into it all the same, through a NULL
-%% pointer. Old and new entries, short and long atoms, in whole messages and in first fragments.
+%% References to slots that hold nothing, new entries, short and long atoms, all of it cut short; in
+%% whole messages and in first fragments. Where there is nothing wrong with a section, the message
+%% behind it is missing, or the sequence it begins goes on with a number that is not its next.
 atom_cache_references(_Config) ->
     Ctl = term_ext({6, self(), '', nobody}),
     Tables = [<<1, Flags, Rest/binary>> || Flags <- [0, 8, 16#0F, 16#18, 16#FF],
@@ -23,7 +24,9 @@ atom_cache_references(_Config) ->
     refused([[<<Head/binary, Table/binary>>, Ctl] || Head <- [<<131, 68>>, <<131, 69, 1:64, 1:64>>,
                                                               <<131, 69, 1:64, 3:64>>],
                                                      Table <- Tables],
-            fun([Packet, Rest]) -> [<<Packet/binary, Rest/binary>>] end).
+            fun([Packet, Rest]) ->
+                    [<<Packet/binary, Rest/binary>>, <<131, 70, 1:64, 3:64, "rest">>]
+            end).
 
 broken_fragments(_Config) ->
     First = fun(Id) -> <<131, 69, 77:64, Id:64, 0, (term_ext({6, self(), '', nobody}))/binary, 131, 107>> end,
