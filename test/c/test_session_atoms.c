@@ -616,9 +616,31 @@ START_TEST(test_garbage_between)
 }
 END_TEST
 
+/* A VM without the cache would follow a reference into nothing: none gets to it, in whatever
+ * kind of message it comes. */
+START_TEST(test_receiver_without_a_cache)
+{
+    unsigned ended = 0;
+    for (uint64_t seed = 1; seed <= rounds() * 2; seed++) {
+        sup_alloc_fail_at(0);
+        sup_must(start(&run, seed, 1 + seed % LANES));
+        run.rx.atom_cache = false;
+        for (unsigned i = 0; i < 500 && !run.error; i++)
+            step(&run, 5);
+        settle(&run);
+        ended += run.error == PT_E_BAD_FRAME;
+        for (uint64_t id = 1; id <= run.count; id++)
+            sup_must(!run.messages[id].delivered || !run.messages[id].count);
+        finish(&run);
+    }
+    ck_assert_uint_gt(ended, rounds());
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {test_every_message_keeps_its_atoms, test_nothing_after_a_refusal,
-                                  test_without_memory, test_garbage_between};
+                                  test_without_memory, test_garbage_between,
+                                  test_receiver_without_a_cache};
     return SUP_MAIN("session_atoms", tests);
 }
