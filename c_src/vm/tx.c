@@ -22,7 +22,12 @@ enum {
     ACK_PIGGYBACK = 16,        /* deliveries worth an ACK frame beside data */
     SCAN = 1024, /* bytes looked at: all of nearly every header and control tuple; one whose
                     sender lies behind is fenced */
-    BUSY_MARGIN = 4 * 1024 * 1024,
+    /* Messages in the queue before the port is busy, whatever their size. inet_tcp's senders are
+     * suspended with +zdbbl bytes, 1 MB, of them under way, some 8000 of 64 bytes; so are ours, with
+     * this many more. A deeper queue of small messages buys no isolation, since it is they that are
+     * queued, and costs the cache: one grown to 100 MB is read from memory when it is sent. */
+    QUEUE_MESSAGES = 8192,
+    QUEUE_MESSAGES_LOW = 7168,
 };
 static const uint64_t LOSSY_LOOK_NS = 20 * 1000000ull;
 static const uint64_t LOSSY_HOLD_NS = 10 * 1000000000ull;
@@ -92,7 +97,7 @@ static int take_packet(struct pt_peer *p, ErlIOVec *ev, const struct pt_packet *
         rc = pt_join_packet(p, pk, &src, &refs);
     else if (!rc)
         rc = submit_whole(p, pk, &src, &refs, (size_t)ev->size);
-    bool full = p->txq.bytes > p->max_queue;
+    bool full = p->txq.bytes > p->max_queue || p->txq.messages > QUEUE_MESSAGES;
     if (full)
         p->wake_below = true;
     pthread_mutex_unlock(&p->lock);
@@ -147,12 +152,17 @@ int pt_tx_output(struct pt_peer *p, ErlIOVec *ev)
     return long_header(p, ev);
 }
 
+static bool is_low(const struct pt_peer *p)
+{
+    return p->txq.bytes <= p->low_queue && p->txq.messages <= QUEUE_MESSAGES_LOW;
+}
+
 void pt_tx_unbusy(struct pt_peer *p)
 {
     if (!p->busy)
         return;
     pthread_mutex_lock(&p->lock);
-    bool low = p->txq.bytes <= p->low_queue;
+    bool low = is_low(p);
     p->wake_below = !low;
     pthread_mutex_unlock(&p->lock);
     if (low) {
@@ -404,7 +414,7 @@ size_t pt_tx_loop_fill(struct pt_tx *tx)
         aim(l);
         n = l->batch->bytes;
     }
-    wake = wake || (p->wake_below && p->txq.bytes <= p->low_queue);
+    wake = wake || (p->wake_below && is_low(p));
     /* something must take another lane: a flush there finds it */
     wake = wake || pt_txq_called(&p->txq);
     if (wake) /* under the lock: a closing port waits for it before the descriptor goes */
