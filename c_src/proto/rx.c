@@ -149,8 +149,8 @@ static int hold(struct pt_rx *r, const struct pt_frame *f, void *bin, const uint
         pt_free(h);
         return rc;
     }
-    /* The largest is left out: the sender may pass its limit by one message of any size. Twice,
-     * because the two sides do not count a message's first bytes alike. */
+    /* The largest is left out: the sender may pass its limit by one message of any size. Twice, so
+     * that a peer may count a little differently. */
     if (r->order.held_bytes - PT_MIN(r->order.held_bytes, r->order.held_largest) >
         2 * (size_t)PT_TXQ_SPECULATIVE)
         return PT_E_HELD_LIMIT;

@@ -271,6 +271,13 @@ static bool must_wait(struct pt_txq *q, struct pt_msg *m, unsigned lane)
     return true;
 }
 
+/* What the peer keeps if it must hold m: a BARE message with its header, all references NEW, which
+ * can be many times its own bytes. */
+static size_t held_size(const struct pt_msg *m)
+{
+    return m->size + (m->bare ? 2 + pt_atoms_size(m->atoms, m->natoms) : 0);
+}
+
 static void number(struct pt_txq *q, unsigned lane, struct pt_emit *e)
 {
     struct pt_msg *m = e->msg;
@@ -294,7 +301,7 @@ static void number(struct pt_txq *q, unsigned lane, struct pt_emit *e)
         f->last_lane = (uint8_t)lane;
         f->last_until = until;
     }
-    pt_unacked_add(q, f, o.until <= q->acked ? 0 : m->size);
+    pt_unacked_add(q, f, o.until <= q->acked ? 0 : held_size(m));
     m->done = true;
     q->messages--;
     q->stats.numbered++;

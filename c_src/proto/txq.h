@@ -19,7 +19,8 @@
  * or is acknowledged; the peer never has to hold it. Kept as a number: a message is sure on its
  * lane once everything up to `until` is acknowledged, so a flow that changed lanes once is sure
  * again one round trip later, however fast it sends. The others are speculative; while more than
- * PT_TXQ_SPECULATIVE bytes of them are unacknowledged, no further speculative message is numbered;
+ * PT_TXQ_SPECULATIVE bytes of them (as the peer would hold them, headers with all their atoms) are
+ * unacknowledged, no further speculative message is numbered;
  * one that would be sure on another lane is left to that lane, so that what does not depend on a
  * lane that stands still goes on.
  * So what a peer must hold is bounded at the source. It cannot deadlock: what a speculative

@@ -326,24 +326,22 @@ static void go_on(struct run *r, struct fragments *f)
     }
 }
 
-static void send_message(struct run *r)
+/* The next message of a sender; its atoms and its encoding are still to come. */
+static struct message *begin_message(struct run *r, unsigned sender, size_t body)
+{
+    if ((r->count & (r->count + 1)) == 0)
+        r->messages = realloc(r->messages, (size_t)(2 * r->count + 2) * sizeof *r->messages);
+    sup_must(r->messages);
+    struct message *m = &r->messages[++r->count];
+    *m = (struct message){.sender = sender, .body = body, .before = r->last[sender]};
+    r->last[sender] = r->count;
+    return m;
+}
+
+static void post(struct run *r, const struct message *m, bool split)
 {
     static uint8_t head[18 + 1 + 128 + 255 * 1023];
-    unsigned sender = (unsigned)sup_below(&r->rng, SENDERS);
-    struct fragments *f = &r->open[sender];
-    if (f->left) {
-        go_on(r, f);
-        return;
-    }
-    r->messages = realloc(r->messages, (size_t)(r->count + 2) * sizeof *r->messages);
-    sup_must(r->messages);
-    uint64_t id = ++r->count;
-    struct message *m = &r->messages[id];
-    *m =
-        (struct message){.sender = sender, .body = random_body(&r->rng), .before = r->last[sender]};
-    r->last[sender] = id;
-    choose_atoms(r, m);
-    bool split = m->body > VM_FRAGMENT || sup_below(&r->rng, 20) == 0;
+    struct fragments *f = &r->open[m->sender];
     size_t front = split ? 18 : 2;
     size_t len = front + vm_write(r, m, head + front);
     head[0] = 131;
@@ -351,8 +349,8 @@ static void send_message(struct run *r)
 
     uint8_t *body = malloc(m->body);
     sup_must(body);
-    body_bytes(body, id, m->body);
-    pt_put32(body + 8, sender + 1);
+    body_bytes(body, (uint64_t)(m - r->messages), m->body);
+    pt_put32(body + 8, m->sender + 1);
     if (!split) {
         output(r, head, len, body, m->body);
         free(body);
@@ -368,6 +366,18 @@ static void send_message(struct run *r)
         free(body);
         *f = (struct fragments){0};
     }
+}
+
+static void send_message(struct run *r)
+{
+    unsigned sender = (unsigned)sup_below(&r->rng, SENDERS);
+    if (r->open[sender].left) {
+        go_on(r, &r->open[sender]);
+        return;
+    }
+    struct message *m = begin_message(r, sender, random_body(&r->rng));
+    choose_atoms(r, m);
+    post(r, m, m->body > VM_FRAGMENT || sup_below(&r->rng, 20) == 0);
 }
 
 /* ---- the lanes ---- */
@@ -616,6 +626,46 @@ START_TEST(test_garbage_between)
 }
 END_TEST
 
+/* A lane stands still under a large message, and what its sender says next has small bodies behind
+ * long sections: the peer must hold all of it, and no more than both sides agree on. */
+START_TEST(test_held_sections_count)
+{
+    enum { LARGE = 100 * 1024, SMALL = 30, MANY = 120000 };
+    sup_alloc_fail_at(0);
+    sup_must(start(&run, 7, 2));
+    post(&run, begin_message(&run, 0, LARGE), true);
+    while (run.open[0].left)
+        go_on(&run, &run.open[0]);
+    while (run.p->txq.bytes || run.p->lanes[1].batch->bytes)
+        pump_tx(&run, 1, SIZE_MAX);
+    for (unsigned i = 0; i < MANY && !run.error; i++) {
+        struct message *m = begin_message(&run, 0, SMALL);
+        for (unsigned atom = 0; m->count < 4 && atom < ATOMS; atom++) {
+            uint8_t text[PT_ATOM_TEXT_MAX];
+            size_t len = text_of(atom, text);
+            if (len > 50 && len < 120)
+                m->atoms[m->count++] = atom;
+        }
+        sup_must(m->count == 4);
+        post(&run, m, false);
+        if (i % 100 == 0) {
+            pump_tx(&run, 0, SIZE_MAX);
+            pump_rx(&run, 0, SIZE_MAX);
+        }
+    }
+    for (unsigned i = 0; i < 3000; i++) {
+        pump_tx(&run, 0, SIZE_MAX);
+        pump_rx(&run, 0, SIZE_MAX);
+    }
+    ck_assert_str_eq(pt_strerror(run.error), pt_strerror(0));
+    ck_assert_uint_gt(run.rx.order.held_bytes, PT_TXQ_SPECULATIVE / 2);
+    ck_assert_uint_gt(run.p->txq.messages, 0); /* the limit was reached: else all is on its way */
+    settle(&run);
+    ck_assert_uint_eq(run.delivered, run.count);
+    finish(&run);
+}
+END_TEST
+
 /* A VM without the cache would follow a reference into nothing: none gets to it, in whatever
  * kind of message it comes. */
 START_TEST(test_receiver_without_a_cache)
@@ -639,8 +689,11 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {test_every_message_keeps_its_atoms, test_nothing_after_a_refusal,
-                                  test_without_memory, test_garbage_between,
+    const TTest *const tests[] = {test_every_message_keeps_its_atoms,
+                                  test_nothing_after_a_refusal,
+                                  test_without_memory,
+                                  test_garbage_between,
+                                  test_held_sections_count,
                                   test_receiver_without_a_cache};
     return SUP_MAIN("session_atoms", tests);
 }
