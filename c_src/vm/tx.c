@@ -30,6 +30,7 @@ enum {
     QUEUE_MESSAGES_LOW = 7168,
 };
 static const uint64_t LOSSY_LOOK_NS = 20 * 1000000ull;
+static const uint64_t LOSSY_AGAIN_NS = 2 * 1000000000ull;
 static const uint64_t LOSSY_HOLD_NS = 10 * 1000000000ull;
 
 /* ---- from the VM ---- */
@@ -363,10 +364,13 @@ static void look_for_loss(struct pt_peer *p, uint64_t now)
     p->lossy_looked = now;
     if (getsockopt(l->fd, IPPROTO_TCP, TCP_INFO, &ti, &len))
         return;
-    if (ti.tcpi_total_retrans != l->retransmits) {
-        l->retransmits = ti.tcpi_total_retrans;
+    if (ti.tcpi_total_retrans == l->retransmits)
+        return;
+    l->retransmits = ti.tcpi_total_retrans;
+    /* a single one may be a probe of a busy receiver's */
+    if (p->loss_seen && now - p->loss_seen < LOSSY_AGAIN_NS)
         p->lossy_until = now + LOSSY_HOLD_NS;
-    }
+    p->loss_seen = now;
 }
 
 int pt_tx_flush(struct pt_peer *p)
