@@ -46,21 +46,30 @@ with_nodes(Lanes, Fun) ->
 
 traffic(A, B, Rounds) ->
     NodeB = pt_peer:node(B),
+    Chaos = [{P, pt_peer:call(P, erlang, spawn, [order_SUITE, chaos, [I]])}
+             || P <- [A, B], I <- [1, 2]],
     Answers = pt_peer:call(A, erlang, apply, [fun() -> run(NodeB, Rounds) end, []], 100000),
+    [pt_peer:eval(P, fun() -> calm(C) end) || {P, C} <- Chaos],
     ?assertEqual(lists:duplicate(?CLIENTS, ok), Answers).
 
+%% Ends one that pauses lanes, and resumes the lane that it may have left paused.
+calm(Chaos) ->
+    Ref = monitor(process, Chaos),
+    exit(Chaos, kill),
+    receive {'DOWN', Ref, process, Chaos, _} -> ok end,
+    [port_control(P, 6, <<Resume:8, Lane:8, 0:32>>)
+     || {_, P} <- erlang:system_info(dist_ctrl), is_port(P), pt_peer:is_partisan_port(P),
+        Lane <- lists:seq(0, 3), Resume <- [2, 4]].
+
 run(NodeB, Rounds) ->
-    Chaos = [spawn(N, order_SUITE, chaos, [I]) || N <- [node(), NodeB], I <- [1, 2]],
     Seed = erlang:unique_integer([positive]),
     Clients = [spawn_monitor(?MODULE, client, [NodeB, Seed, I, Rounds])
                || I <- lists:seq(1, ?CLIENTS)],
-    Answers = [receive
-                   {'DOWN', Ref, process, Pid, Why} -> Why
-               after 90000 ->
-                   nothing_came
-               end || {Pid, Ref} <- Clients],
-    [exit(C, kill) || C <- Chaos],
-    Answers.
+    [receive
+         {'DOWN', Ref, process, Pid, Why} -> Why
+     after 90000 ->
+         nothing_came
+     end || {Pid, Ref} <- Clients].
 
 %% A client and its server; the server has a name of its own, an atom as good as any.
 -spec client(node(), integer(), integer(), pos_integer()) -> no_return().
