@@ -14,6 +14,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* tcpi_state; the kernel's TCP_CLOSE, which linux/tcp.h does not have */
+enum { STATE_CLOSE = 7 };
+
 static int complain(char *why, size_t why_len, const char *what, int err)
 {
     snprintf(why, why_len, "%s: %s", what, pt_errno_name(err));
@@ -138,6 +141,7 @@ static void tcp_values(int fd, struct pt_sock_info *info)
     info->bytes_acked = ti.tcpi_bytes_acked;
     info->bytes_received = ti.tcpi_bytes_received;
     info->delivery_rate = ti.tcpi_delivery_rate;
+    info->gone = ti.tcpi_state == STATE_CLOSE;
 }
 
 static uint32_t queue_length(int fd, unsigned long what)
@@ -159,7 +163,8 @@ int pt_sock_info(int fd, struct pt_sock_info *info)
     if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0) /* else: not connected any more */
         format_address(&ss, info->remote);
     tcp_values(fd, info);
-    info->out_queue = queue_length(fd, SIOCOUTQ);
+    /* A reset empties the queue, but Linux goes on telling its length. */
+    info->out_queue = info->gone ? 0 : queue_length(fd, SIOCOUTQ);
     info->in_queue = queue_length(fd, SIOCINQ);
     return 0;
 }

@@ -40,8 +40,9 @@ struct pt_sock_info {
     uint32_t notsent;     /* bytes in the send queue that never left */
     uint64_t bytes_acked, bytes_received;
     uint64_t delivery_rate; /* bytes/s */
-    uint32_t out_queue;     /* SIOCOUTQ: bytes not acknowledged yet */
+    uint32_t out_queue;     /* SIOCOUTQ: bytes not acknowledged yet; 0 when gone */
     uint32_t in_queue;      /* SIOCINQ: bytes not read yet */
+    bool gone; /* reset, timed out, or closed by both: nothing will be sent or acknowledged */
     char local[PT_SOCK_ADDR_MAX], remote[PT_SOCK_ADDR_MAX]; /* "" when unknown */
 };
 

@@ -254,6 +254,28 @@ START_TEST(info_of_a_full_window)
 }
 END_TEST
 
+/* The peer closes with unread input, which resets the connection: nothing is under way any more,
+ * whatever the kernel says of the queue. A closing port would wait for it. */
+START_TEST(info_of_a_reset_connection)
+{
+    int a, b;
+    static char buf[65536];
+    struct pt_sock_info info;
+    ck_assert(tcp_pair(AF_INET, &a, &b));
+    while (send(a, buf, sizeof buf, MSG_DONTWAIT) > 0) {
+    }
+    ck_assert_int_eq(pt_sock_info(a, &info), 0);
+    ck_assert(!info.gone);
+    ck_assert_uint_gt(info.out_queue, 0);
+    close(b);
+    do
+        ck_assert_int_eq(pt_sock_info(a, &info), 0);
+    while (!info.gone);
+    ck_assert_uint_eq(info.out_queue, 0);
+    close(a);
+}
+END_TEST
+
 START_TEST(not_connected)
 {
     int fd = tcp();
@@ -280,6 +302,7 @@ int main(void)
     tcase_add_test(t, info_ipv4);
     tcase_add_test(t, info_ipv6);
     tcase_add_test(t, info_of_a_full_window);
+    tcase_add_test(t, info_of_a_reset_connection);
     tcase_add_test(t, not_connected);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
