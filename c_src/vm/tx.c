@@ -226,8 +226,18 @@ size_t pt_tx_pending(struct pt_peer *p)
     return n;
 }
 
+/* The lane for bulk: the first beside lane 0 that is there. Not always lane 1: the lanes attach in
+ * any order, and one may be missing for good. */
+static unsigned bulk_lane(const struct pt_peer *p)
+{
+    unsigned no = 1;
+    while (no < PT_LANES_MAX - 1 && p->lanes[no].state == PT_LANE_NONE)
+        no++;
+    return no;
+}
+
 /* With one lane it carries everything. With more, lane 0 is kept for small messages, so that no
- * bulk byte lies before them in a socket buffer; lane 1 takes bulk, and the others help it only
+ * bulk byte lies before them in a socket buffer; one lane takes bulk, and the others help it only
  * while it loses packets: on a clean path one connection fills the link, and further ones cost a
  * cold window each and a wake-up at the receiver (docs/performance.md). */
 static unsigned wants(const struct pt_peer *p, const struct pt_lane *l)
@@ -239,7 +249,7 @@ static unsigned wants(const struct pt_peer *p, const struct pt_lane *l)
 
 static bool used(const struct pt_peer *p, const struct pt_lane *l, uint64_t now)
 {
-    return l->no < 2 || now < p->lossy_until || l->batch->bytes ||
+    return l->no <= bulk_lane(p) || now < p->lossy_until || l->batch->bytes ||
            (pt_txq_called(&p->txq) & 1u << l->no);
 }
 
@@ -267,7 +277,7 @@ static void control(struct pt_peer *p, struct pt_lane *l)
     }
 }
 
-/* Fills an empty batch; its bytes, or an error. */
+/* Fills an empty batch. 0 or an error. */
 static int fill(struct pt_peer *p, struct pt_lane *l)
 {
     if (l->batch->bytes || l->tx_paused || p->closing)
@@ -352,14 +362,14 @@ static int send_lane(struct pt_peer *p, struct pt_lane *l)
     return rc;
 }
 
-/* Packet loss on the bulk lane: read from the kernel now and then while bulk is queued. */
+/* Packet loss on the lane for bulk: read from the kernel now and then while bulk is queued. */
 static void look_for_loss(struct pt_peer *p, uint64_t now)
 {
-    struct pt_lane *l = &p->lanes[1];
+    struct pt_lane *l = &p->lanes[bulk_lane(p)];
     struct tcp_info ti;
     socklen_t len = sizeof ti;
 
-    if (p->attached < 3 || l->fd < 0 || now - p->lossy_looked < LOSSY_LOOK_NS)
+    if (p->attached < 3 || now - p->lossy_looked < LOSSY_LOOK_NS)
         return;
     p->lossy_looked = now;
     if (getsockopt(l->fd, IPPROTO_TCP, TCP_INFO, &ti, &len))

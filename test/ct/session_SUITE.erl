@@ -7,7 +7,7 @@
 -export([fewer_lanes_win/1, log_lines/1, options_reach_all_lanes/1, lanes_attach_later/1,
          edited_hello_is_noticed/1, half_stripped_hello_is_noticed/1, stripped_hello_is_plain/1,
          attach_without_the_key/1, recorded_attach_is_worthless/1, attached_lane_is_not_to_be_had/1,
-         simultaneous_connects/1, dynamic_name/1, no_listener/1]).
+         simultaneous_connects/1, dynamic_name/1, no_listener/1, bulk_without_lane_1/1]).
 
 suite() ->
     [{timetrap, {seconds, 120}}].
@@ -16,7 +16,7 @@ all() ->
     [fewer_lanes_win, log_lines, options_reach_all_lanes, lanes_attach_later,
      edited_hello_is_noticed, half_stripped_hello_is_noticed, stripped_hello_is_plain,
      attach_without_the_key, recorded_attach_is_worthless, attached_lane_is_not_to_be_had,
-     simultaneous_connects, dynamic_name, no_listener].
+     simultaneous_connects, dynamic_name, no_listener, bulk_without_lane_1].
 
 %% ------------------------------------------------------------------------------------------------
 
@@ -30,6 +30,36 @@ fewer_lanes_win(_Config) ->
          ?assertEqual(N, wanted(From, To))
      end || {From, To, N} <- [{One, Many, 1}, {Many, Two, 2}, {Two, One, 1}]],
     stop([One, Two, Many]).
+
+%% Lanes attach in any order, and one may never come: bulk takes another then.
+bulk_without_lane_1(_Config) ->
+    A = start([]),
+    ?assertMatch({ok, <<_:500000/binary>>}, pt_peer:eval(A, fun bulk_on_lane_2/0)),
+    stop([A]).
+
+bulk_on_lane_2() ->
+    [{Lane0, _}, {Lane2, Peer2}] = [socket_pair(), socket_pair()],
+    {ok, Port} = partisan_drv:open(),
+    ok = partisan_drv:init(Port, #{lanes => 3, atom_cache => true, session_id => <<0:128>>,
+                                   my_mac => <<0:256>>, peer_mac => <<0:256>>, node => node(),
+                                   max_queue => 1 bsl 20, max_message => 1 bsl 30}),
+    ok = partisan_drv:lane(Port, 0, Lane0),
+    ok = partisan_drv:lane(Port, 2, Lane2),
+    ok = partisan_drv:start(Port),
+    <<131, Control/binary>> = term_to_binary({2, '', self()}),
+    Message = <<131, 109, 1000000:32, 0:8000000>>,
+    true = port_command(Port, [<<131, 68, 0>>, Control, Message]),
+    Received = gen_tcp:recv(Peer2, 500000, 10000),
+    true = port_close(Port),
+    Received.
+
+socket_pair() ->
+    Options = [binary, {active, false}],
+    {ok, Listen} = gen_tcp:listen(0, [{ip, {127, 0, 0, 1}} | Options]),
+    {ok, Number} = inet:port(Listen),
+    {ok, A} = gen_tcp:connect({127, 0, 0, 1}, Number, Options),
+    {ok, B} = gen_tcp:accept(Listen),
+    {A, B}.
 
 %% One line at connect, on both sides, nothing louder than that; none at a disconnect on request.
 log_lines(_Config) ->
