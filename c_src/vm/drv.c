@@ -5,6 +5,7 @@
 #include <erl_driver.h>
 #include <errno.h>
 #include <stdio.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static ErlDrvData start(ErlDrvPort port, char *command)
@@ -47,11 +48,28 @@ static uint64_t undelivered(struct pt_peer *p, bool *dead)
     return n;
 }
 
+/* FIN right behind the last byte. Waiting for the peer's kernel first would keep the end of the
+ * connection from it for a delayed acknowledgement, up to 40 ms: longer than inet_tcp does, which
+ * sends FIN at once (erl_distribution_SUITE:differing_cookies). */
+static void half_close(struct pt_peer *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool drained = !pt_tx_pending(p);
+    pthread_mutex_unlock(&p->lock);
+    if (!drained || p->half_closed)
+        return;
+    p->half_closed = true;
+    for (unsigned i = 0; i < PT_LANES_MAX; i++)
+        if (p->lanes[i].fd >= 0)
+            shutdown(p->lanes[i].fd, SHUT_WR);
+}
+
 /* Done when everything is delivered, or nothing moved for flush_timeout: halt() must not wait for a
  * dead peer (OTP issue 7438). */
 static void flush_look(struct pt_peer *p)
 {
     bool dead;
+    half_close(p);
     uint64_t left = undelivered(p, &dead);
     uint64_t now = pt_now_ns();
 
@@ -76,6 +94,7 @@ static void flush(ErlDrvData data)
     p->wake_on_drain = true;
     pthread_mutex_unlock(&p->lock);
     p->flush_moved = pt_now_ns();
+    p->flush_timer = false; /* the port has one timer, and flush_look() takes it */
     if (!p->failed)
         (void)pt_tx_flush(p);
     flush_look(p);
@@ -139,6 +158,7 @@ static void on_lane(struct pt_peer *p, struct pt_lane *l)
             l->ended = true;
             pt_rx_select(p, l, false);
         }
+        flush_look(p); /* an acknowledgement may have released the last message */
     } else if (rc == -ENODATA) {
         snprintf(what, sizeof what, "lane %u was closed by the peer", l->no);
         pt_peer_end(p, l, 0, what);

@@ -133,6 +133,8 @@ int pt_peer_attach(struct pt_peer *p, unsigned no, int fd, char *why, size_t why
     p->attached++;
     p->txq.lanes = p->attached;
     pthread_mutex_unlock(&p->lock);
+    if (p->half_closed) /* it came while the port closes: the peer waits for the end of each lane */
+        shutdown(l->fd, SHUT_WR);
     if (p->started && (no == 0 || !p->rx.auth))
         pt_rx_select(p, l, true);
     return 0;
