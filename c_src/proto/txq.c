@@ -504,6 +504,16 @@ int pt_txq_emitted(struct pt_txq *q, const struct pt_emit *e)
     return rc ? rc : 1;
 }
 
+size_t pt_txq_unfinished(const struct pt_txq *q)
+{
+    size_t n = 0;
+    for (const struct pt_list *l = q->open.next; l != &q->open; l = l->next) {
+        const struct pt_msg *m = PT_CONTAINER_OF(l, struct pt_msg, order);
+        n += m->size - m->emitted;
+    }
+    return n;
+}
+
 bool pt_txq_idle(const struct pt_txq *q)
 {
     return pt_list_empty(&q->express) && pt_list_empty(&q->small) && pt_list_empty(&q->bulk_wait) &&

@@ -33,13 +33,19 @@ static void stop_select(ErlDrvEvent event, void *reserved)
 
 enum { FLUSH_LOOK_MS = 20 };
 
+/* Session lock. The rest of a message whose sender was stopped half-way will not come. */
+static size_t to_send(struct pt_peer *p)
+{
+    return pt_tx_pending(p) - pt_txq_unfinished(&p->txq);
+}
+
 /* Bytes that are not yet with the peer's kernel. What is only in our socket's queue counts: closing
  * a socket with unread input resets the connection, and takes that queue with it. */
 static uint64_t undelivered(struct pt_peer *p, bool *dead)
 {
     struct pt_sock_info si;
     pthread_mutex_lock(&p->lock);
-    uint64_t n = pt_tx_pending(p);
+    uint64_t n = to_send(p);
     *dead = p->error != 0;
     pthread_mutex_unlock(&p->lock);
     for (unsigned i = 0; i < PT_LANES_MAX; i++)
@@ -54,7 +60,7 @@ static uint64_t undelivered(struct pt_peer *p, bool *dead)
 static void half_close(struct pt_peer *p)
 {
     pthread_mutex_lock(&p->lock);
-    bool drained = !pt_tx_pending(p);
+    bool drained = !to_send(p);
     pthread_mutex_unlock(&p->lock);
     if (!drained || p->half_closed)
         return;
