@@ -149,6 +149,7 @@ static void dispatch(struct pt_peer *p, unsigned verb, const uint8_t *b, size_t 
         if (len != 8)
             return no(a, "malformed SETQ");
         set_max_queue(p, pt_get64(b));
+        pt_tx_unbusy(p); /* nothing else may look as long as the peer takes nothing */
         return ok(a, "", 0);
     case NOTIFY:
         p->notify = driver_caller(p->port);

@@ -7,7 +7,8 @@
 -export([fewer_lanes_win/1, log_lines/1, options_reach_all_lanes/1, lanes_attach_later/1,
          edited_hello_is_noticed/1, half_stripped_hello_is_noticed/1, stripped_hello_is_plain/1,
          attach_without_the_key/1, recorded_attach_is_worthless/1, attached_lane_is_not_to_be_had/1,
-         simultaneous_connects/1, dynamic_name/1, no_listener/1, bulk_without_lane_1/1]).
+         simultaneous_connects/1, dynamic_name/1, no_listener/1, bulk_without_lane_1/1,
+         raised_limit_frees_senders/1]).
 
 suite() ->
     [{timetrap, {seconds, 120}}].
@@ -16,7 +17,8 @@ all() ->
     [fewer_lanes_win, log_lines, options_reach_all_lanes, lanes_attach_later,
      edited_hello_is_noticed, half_stripped_hello_is_noticed, stripped_hello_is_plain,
      attach_without_the_key, recorded_attach_is_worthless, attached_lane_is_not_to_be_had,
-     simultaneous_connects, dynamic_name, no_listener, bulk_without_lane_1].
+     simultaneous_connects, dynamic_name, no_listener, bulk_without_lane_1,
+     raised_limit_frees_senders].
 
 %% ------------------------------------------------------------------------------------------------
 
@@ -39,19 +41,40 @@ bulk_without_lane_1(_Config) ->
 
 bulk_on_lane_2() ->
     [{Lane0, _}, {Lane2, Peer2}] = [socket_pair(), socket_pair()],
+    Port = driver_port(),
+    ok = partisan_drv:lane(Port, 0, Lane0),
+    ok = partisan_drv:lane(Port, 2, Lane2),
+    ok = partisan_drv:start(Port),
+    true = port_command(Port, dist_packet(1000000)),
+    Received = gen_tcp:recv(Peer2, 500000, 10000),
+    true = port_close(Port),
+    Received.
+
+%% A port whose peer takes nothing is not looked at: the new limit alone must let senders go on.
+raised_limit_frees_senders(_Config) ->
+    A = start([]),
+    ?assertEqual([true, false, true], pt_peer:eval(A, fun raise_limit/0)),
+    stop([A]).
+
+raise_limit() ->
+    Port = driver_port(),
+    Command = fun() -> port_command(Port, dist_packet(1 bsl 21), [nosuspend]) end,
+    Sent = [Command(), Command()],
+    ok = partisan_drv:set_max_queue(Port, 1 bsl 30),
+    Free = Command(),
+    true = port_close(Port),
+    Sent ++ [Free].
+
+driver_port() ->
     {ok, Port} = partisan_drv:open(),
     ok = partisan_drv:init(Port, #{lanes => 3, atom_cache => true, session_id => <<0:128>>,
                                    my_mac => <<0:256>>, peer_mac => <<0:256>>, node => node(),
                                    max_queue => 1 bsl 20, max_message => 1 bsl 30}),
-    ok = partisan_drv:lane(Port, 0, Lane0),
-    ok = partisan_drv:lane(Port, 2, Lane2),
-    ok = partisan_drv:start(Port),
+    Port.
+
+dist_packet(Size) ->
     <<131, Control/binary>> = term_to_binary({2, '', self()}),
-    Message = <<131, 109, 1000000:32, 0:8000000>>,
-    true = port_command(Port, [<<131, 68, 0>>, Control, Message]),
-    Received = gen_tcp:recv(Peer2, 500000, 10000),
-    true = port_close(Port),
-    Received.
+    [<<131, 68, 0>>, Control, <<131, 109, Size:32, 0:(Size * 8)>>].
 
 socket_pair() ->
     Options = [binary, {active, false}],
