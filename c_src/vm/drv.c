@@ -60,9 +60,11 @@ static uint64_t undelivered(struct pt_peer *p, bool *dead)
 static void half_close(struct pt_peer *p)
 {
     pthread_mutex_lock(&p->lock);
-    bool drained = !to_send(p);
+    bool now = !p->half_closed && !to_send(p);
+    if (now) /* not even an ACK: it would fail, and we would not wait for what is under way */
+        p->closing = true;
     pthread_mutex_unlock(&p->lock);
-    if (!drained || p->half_closed)
+    if (!now)
         return;
     p->half_closed = true;
     for (unsigned i = 0; i < PT_LANES_MAX; i++)
@@ -162,9 +164,10 @@ static void on_lane(struct pt_peer *p, struct pt_lane *l)
     if (p->flushing) {
         if (rc) {
             l->ended = true;
+            p->ending = true; /* whatever ended it, nobody listens there any more */
             pt_rx_select(p, l, false);
         }
-        flush_look(p); /* an acknowledgement may have released the last message */
+        send_now(p); /* an acknowledgement may have released the last message */
     } else if (rc == -ENODATA) {
         snprintf(what, sizeof what, "lane %u was closed by the peer", l->no);
         pt_peer_end(p, l, 0, what);

@@ -12,7 +12,7 @@
          ticktime_change/1, socket_options/1, statistics/1, listen_range/1, use_interface/1,
          listen_connect_options/1, dist_nodelay/1, net_setuptime/1, erl_epmd_port/1,
          epmd_module/1, ipv6/1, global_names/1, pg_groups/1, mnesia_tables/1, remote_shell/1,
-         halt_flushes/1, stop_flushes/1, halt_with_dead_peer/1, stop_with_dead_peer/1,
+         halt_flushes/1, stop_flushes/1, halt_flushes_under_load/1, halt_with_dead_peer/1, stop_with_dead_peer/1,
          busy_port/1, no_connect/1, short_names/1]).
 
 suite() -> [{timetrap, {seconds, 110}}].
@@ -23,7 +23,7 @@ all() ->
      monitor_nodes_options, ticktime_idle, ticktime_change, socket_options, statistics,
      listen_range, use_interface, listen_connect_options, dist_nodelay, net_setuptime,
      erl_epmd_port, epmd_module, ipv6, global_names, pg_groups, mnesia_tables, remote_shell,
-     halt_flushes, stop_flushes, halt_with_dead_peer, stop_with_dead_peer, busy_port, no_connect,
+     halt_flushes, stop_flushes, halt_flushes_under_load, halt_with_dead_peer, stop_with_dead_peer, busy_port, no_connect,
      short_names].
 
 %% ---- signals -------------------------------------------------------------------------------
@@ -642,9 +642,11 @@ halt_flushes(_) ->
 
 stop_flushes(_) -> flushes(fun(_, Send) -> Send(), init:stop() end).
 
-%% TEST verb of the port: 1 pauses, 2 resumes sending on a lane.
+%% TEST verb of the port: 1 pauses, 2 resumes sending on a lane; 3 and 4 the same for receiving.
 lanes(Port, What) ->
-    [erlang:port_control(Port, 6, <<What:8, Lane:8, 0:32>>) || Lane <- lists:seq(0, 15)].
+    [lane(Port, What, Lane) || Lane <- lists:seq(0, 15)].
+
+lane(Port, What, Lane) -> erlang:port_control(Port, 6, <<What:8, Lane:8, 0:32>>).
 
 %% STAT verb of the port.
 queued(Port) ->
@@ -679,6 +681,40 @@ flushes(End) ->
          stop([A, B])
      end || Size <- [10, 20000]],
     ok.
+
+%% The last message is under way, for the peer's lanes read nothing, while the peer's messages keep
+%% coming: the node that halts may not answer them, nor end, before its message is there.
+halt_flushes_under_load(_) ->
+    {A, B} = pair(),
+    [NA, NB] = [pt_peer:node(P) || P <- [A, B]],
+    case pt_peer:carrier() of
+        "partisan" ->
+            ?assert(pt_peer:wait(fun() -> length(tcp(A, NB)) =:= 4 end)),
+            [C, S] = [pt_peer:spawn_collector(P) || P <- [B, A]],
+            Pid = pt_peer:os_pid(A),
+            Size = 170000,
+            on(B, fun() -> lanes(pt_peer:dist_port(NA), 3) end),
+            on(A, fun() -> C ! binary:copy(<<1>>, Size) end),
+            ?assert(pt_peer:wait(fun() -> on(A, fun() -> queued(pt_peer:dist_port(NB)) end) =:= 0 end)),
+            ?assert(lists:any(fun(#{out_queue := N}) -> N > 0 end, tcp(A, NB))),
+            cast(A, fun() -> halt() end),
+            on(B, fun() ->
+                      spawn(fun() -> [S ! {I, binary:copy(<<I>>, Bytes)} || I <- lists:seq(1, 1000),
+                                                                            Bytes <- [1, 40000]]
+                            end)
+                  end),
+            ?assertNot(pt_peer:wait(fun() -> not alive(Pid) end, 1000)),
+            %% The lane of the message; its end, behind it, ends the port while the others are paused.
+            on(B, fun() -> lane(pt_peer:dist_port(NA), 4, 1) end),
+            ?assert(pt_peer:wait(fun() -> not alive(Pid) end)),
+            ?assert(pt_peer:wait(fun() -> [byte_size(M) || M <- pt_peer:collected(B, C)] =:= [Size] end));
+        _ ->
+            ok
+    end,
+    stop([A, B]).
+
+tcp(Peer, Node) ->
+    [Tcp || #{tcp := Tcp} <- maps:get(lanes, pt_peer:call(Peer, partisan_dist, info, [Node]))].
 
 halt_with_dead_peer(_) -> ends_with_dead_peer(fun() -> halt() end).
 stop_with_dead_peer(_) -> ends_with_dead_peer(fun() -> init:stop() end).
