@@ -220,9 +220,10 @@ int pt_rx_bare(struct pt_rx *r, const struct pt_frame *f, const struct pt_atom_r
 
 static struct pt_transfer *new_transfer(struct pt_rx *r, const struct pt_frame *f)
 {
-    struct pt_transfer *t = pt_zalloc(sizeof *t);
+    struct pt_transfer *t = pt_alloc(sizeof *t);
     if (!t)
         return NULL;
+    memset(t, 0, offsetof(struct pt_transfer, claimed));
     t->id = f->transfer;
     t->room = f->room;
     t->bin = r->ops->bin_new((size_t)f->room);

@@ -4,9 +4,10 @@
 
 #include "proto/frame.h"
 
-/* Disjoint stretches a message is known in: one per lane that carries it, plus one. More means that
- * the peer scatters chunks in a way no sender of ours does. */
-enum { PT_TRANSFER_STRETCHES = 40 };
+/* Disjoint stretches a message is known in. A lane that stands still leaves a hole for each chunk in
+ * its sockets' buffers, so the bound follows what those hold: 15 lanes of 12 MB in chunks of 256 KB
+ * make 720. */
+enum { PT_TRANSFER_STRETCHES = 1024 };
 
 struct pt_transfer {
     uint64_t id;

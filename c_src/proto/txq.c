@@ -504,6 +504,14 @@ int pt_txq_emitted(struct pt_txq *q, const struct pt_emit *e)
     return rc ? rc : 1;
 }
 
+bool pt_txq_has(const struct pt_txq *q, unsigned want)
+{
+    if ((want & PT_WANT_SMALL) && !(pt_list_empty(&q->express) && pt_list_empty(&q->small)))
+        return true;
+    return (want & PT_WANT_BULK) &&
+           !(pt_list_empty(&q->bulk_wait) && pt_list_empty(&q->bulk_active));
+}
+
 size_t pt_txq_unfinished(const struct pt_txq *q)
 {
     size_t n = 0;

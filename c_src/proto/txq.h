@@ -126,6 +126,9 @@ int pt_txq_ack(struct pt_txq *q, uint64_t number);
  * had nothing to send before. 0 unless a lane stands still with PT_TXQ_SPECULATIVE bytes behind. */
 unsigned pt_txq_called(const struct pt_txq *q);
 
+/* Is there anything for a lane that wants this (PT_WANT_*)? It may turn out not to be ready. */
+bool pt_txq_has(const struct pt_txq *q, unsigned want);
+
 /* Bytes of messages that are not complete and may never be. O(their number). */
 size_t pt_txq_unfinished(const struct pt_txq *q);
 

@@ -17,6 +17,7 @@
 enum {
     FLUSH_BUSY_NS = 15 * 1000,
     FLUSH_LONE_NS = 3 * 1000,  /* the same if the last flush carried one packet only */
+    FLUSH_ROUNDS = 16,         /* over the lanes, in one flush */
     SCHED_SMALL = 1024 * 1024, /* bytes a scheduler sends on a lane in one flush */
     SCHED_BULK = 128 * 1024,   /* a longer queue of bulk goes to the loop at once */
     ACK_PIGGYBACK = 16,        /* deliveries worth an ACK frame beside data */
@@ -253,6 +254,19 @@ static bool used(const struct pt_peer *p, const struct pt_lane *l, uint64_t now)
            (pt_txq_called(&p->txq) & 1u << l->no);
 }
 
+/* What left by one lane can set free what another must take: a full fence on its way lets pass what
+ * waited behind it, small messages and bulk. Nobody else would look at a lane that is idle. */
+static bool idle_lane_has_work(const struct pt_peer *p, uint64_t now)
+{
+    for (unsigned i = 0; i < p->lanes_wanted; i++) {
+        const struct pt_lane *l = &p->lanes[i];
+        if (l->state == PT_LANE_IDLE && !l->tx_paused && used(p, l, now) &&
+            (pt_txq_has(&p->txq, wants(p, l)) || (pt_txq_called(&p->txq) & 1u << i)))
+            return true;
+    }
+    return false;
+}
+
 static void control(struct pt_peer *p, struct pt_lane *l)
 {
     struct pt_frame f = {0};
@@ -396,10 +410,17 @@ int pt_tx_flush(struct pt_peer *p)
     pthread_mutex_lock(&p->lock);
     if (!pt_txq_idle(&p->txq))
         look_for_loss(p, now);
-    for (unsigned i = 0; !rc && i < p->lanes_wanted; i++) {
-        struct pt_lane *l = &p->lanes[i];
-        if (l->state == PT_LANE_IDLE && used(p, l, now))
-            rc = send_lane(p, l);
+    for (unsigned round = 0; round < FLUSH_ROUNDS; round++) {
+        uint64_t before = p->sent_bytes;
+        for (unsigned i = 0; !rc && i < p->lanes_wanted; i++) {
+            struct pt_lane *l = &p->lanes[i];
+            if (l->state == PT_LANE_IDLE && used(p, l, now))
+                rc = send_lane(p, l);
+        }
+        if (rc || p->sent_bytes == before || !idle_lane_has_work(p, now))
+            break;
+        if (round + 1 == FLUSH_ROUNDS) /* others want the port, too */
+            pt_peer_wake(p);
     }
     pthread_mutex_unlock(&p->lock);
     pt_tx_unbusy(p);
@@ -429,8 +450,7 @@ size_t pt_tx_loop_fill(struct pt_tx *tx)
         n = l->batch->bytes;
     }
     wake = wake || (p->wake_below && is_low(p));
-    /* something must take another lane: a flush there finds it */
-    wake = wake || pt_txq_called(&p->txq);
+    wake = wake || (n && idle_lane_has_work(p, p->lossy_until ? pt_now_ns() : 0));
     if (wake) /* under the lock: a closing port waits for it before the descriptor goes */
         pt_peer_wake(p);
     pthread_mutex_unlock(&p->lock);
