@@ -76,6 +76,7 @@ struct pt_peer {
     bool has_notify;
     uint64_t flushed_at;  /* ns */
     bool direct;          /* that flush was made by outputv: its batch may go on */
+    bool half_closed;     /* nothing more to send: FIN sent on all lanes */
     uint64_t flush_mark;  /* how far a closing port had come when it last moved */
     uint64_t flush_moved; /* ns, when that was */
     uint64_t packets_out, packets_flushed, flush_carried, busy_count;
