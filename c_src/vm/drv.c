@@ -34,10 +34,7 @@ static void stop_select(ErlDrvEvent event, void *reserved)
 enum { FLUSH_LOOK_MS = 20 };
 
 /* Session lock. The rest of a message whose sender was stopped half-way will not come. */
-static size_t to_send(struct pt_peer *p)
-{
-    return pt_tx_pending(p) - pt_txq_unfinished(&p->txq);
-}
+static size_t to_send(struct pt_peer *p) { return pt_tx_pending(p) - pt_txq_unfinished(&p->txq); }
 
 /* Bytes that are not yet with the peer's kernel. What is only in our socket's queue counts: closing
  * a socket with unread input resets the connection, and takes that queue with it. */
