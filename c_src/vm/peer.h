@@ -95,9 +95,9 @@ struct pt_peer {
     uint64_t ack_sent;
     size_t max_queue, low_queue;
     int error;            /* first sending error */
-    uint64_t lossy_until; /* ns: lane 1 lost packets lately, bulk may use more lanes */
+    uint64_t lossy_until; /* ns: the bulk lane lost packets lately, bulk may use more lanes */
     uint64_t lossy_looked;
-    uint64_t loss_seen; /* ns: when lane 1 had retransmitted at a look */
+    uint64_t loss_seen; /* ns: when it had retransmitted at a look */
     uint64_t sent_bytes;
 
     /* written with the port lock, read by any thread, relaxed: what the sending side and
