@@ -2,16 +2,17 @@
 %% Reads the verdict files of otp_report_cth.
 %%   failed FILE             names of the failed cases
 %%   one FILE CASE           verdict of a single case; exit 0 if it passed
-%%   apart FILE SUITE        names of the cases of SUITE that FILE wants on the test node only
+%%   apart FILE SUITE WAY    names of the cases of SUITE that FILE wants run in that way
 %%   table LABEL SUITES RESULTS_DIR EXCEPTIONS
 %%                           the table, the failed cases with reasons, the comparison with inet_tcp
 -mode(compile).
 
 main(["failed", File]) ->
     [io:format("~ts~n", [C]) || {C, {failed, _}} <- verdicts(File)];
-main(["apart", File, Suite]) ->
+main(["apart", File, Suite, Way]) ->
     {ok, Exceptions} = file:consult(File),
-    [io:format("~ts~n", [C]) || {S, C, test_node, _} <- Exceptions, atom_to_list(S) =:= Suite];
+    [io:format("~ts~n", [C]) || {S, C, W, _} <- Exceptions, atom_to_list(S) =:= Suite,
+                                atom_to_list(W) =:= Way];
 main(["one", File, Case]) ->
     case lists:keyfind(list_to_atom(Case), 1, verdicts(File)) of
         {_, ok} ->
