@@ -98,16 +98,22 @@ static int deliver_one(struct pt_rx *r, uint64_t number, void *bin, const uint8_
     return pt_order_delivered(&r->order, number);
 }
 
-/* A packet with a header of its own changes the VM's cache as the header says. */
-static int note_atoms(struct pt_rx *r, const uint8_t *p, size_t len)
+/* A packet with a header of its own changes the VM's cache as the header says. One that nobody can
+ * read, made by hand, is cut behind the number of its references: the VM finds it corrupt, says so and
+ * ends the connection, and its decoder never looks into a cache that may not be there (OTP 25). */
+static int note_atoms(struct pt_rx *r, const uint8_t *p, size_t *len)
 {
     enum { VERSION = 131, HEADER = 68, FIRST_FRAGMENT = 69 };
     struct pt_atom_refs refs;
-    size_t at = len > 2 && p[1] == HEADER ? 2 : len > 18 && p[1] == FIRST_FRAGMENT ? 18 : 0;
+    size_t at = *len > 2 && p[1] == HEADER ? 2 : *len > 18 && p[1] == FIRST_FRAGMENT ? 18 : 0;
     if (!at || p[0] != VERSION || !p[at])
         return 0;
-    int rc = r->atom_cache ? pt_atoms_read(p + at, len - at, &r->atoms, &refs) : PT_E_BAD_FRAME;
-    return rc > 0 ? 0 : rc == PT_E_MORE ? PT_E_BAD_FRAME : rc;
+    int rc = r->atom_cache ? pt_atoms_read(p + at, *len - at, &r->atoms, &refs) : PT_E_BAD_FRAME;
+    if (rc == -ENOMEM)
+        return rc;
+    if (rc < 0)
+        *len = at + 1;
+    return 0;
 }
 
 static int deliver_held(struct pt_rx *r)
@@ -116,9 +122,10 @@ static int deliver_held(struct pt_rx *r)
     int rc = 0;
     while (!rc && (h = pt_order_ready(&r->order))) {
         const uint8_t *p = r->ops->bin_data(h->bin) + h->offset;
-        rc = note_atoms(r, p, h->len);
+        size_t len = h->len;
+        rc = note_atoms(r, p, &len);
         if (!rc)
-            rc = deliver_one(r, h->number, h->len > PT_RX_DIRECT_MIN ? h->bin : NULL, p, h->len);
+            rc = deliver_one(r, h->number, len > PT_RX_DIRECT_MIN ? h->bin : NULL, p, len);
         drop_held(r, h);
     }
     return rc;
@@ -164,7 +171,7 @@ int pt_rx_packet(struct pt_rx *r, const struct pt_frame *f, void *bin, const uin
         return rc;
     if (rc == 0)
         return hold(r, f, bin, p, len);
-    rc = note_atoms(r, p, len);
+    rc = note_atoms(r, p, &len);
     if (!rc)
         rc = deliver_one(r, f->number, bin, p, len);
     return rc ? rc : deliver_held(r);

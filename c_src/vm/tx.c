@@ -95,6 +95,12 @@ static int take_packet(struct pt_peer *p, ErlIOVec *ev, const struct pt_packet *
 
     pthread_mutex_lock(&p->lock);
     int rc = read_atoms(p, front, n, pk, &refs);
+    struct pt_packet other = {.form = PT_FORM_OTHER, .order = PT_ORDER_FENCE};
+    if (rc && rc != -ENOMEM) { /* not the VM's: the peer's VM shall judge it */
+        refs.count = 0;
+        pk = &other;
+        rc = 0;
+    }
     if (!rc && (pk->form == PT_FORM_FRAG_FIRST || pk->form == PT_FORM_FRAG_NEXT))
         rc = pt_join_packet(p, pk, &src, &refs);
     else if (!rc)
