@@ -165,6 +165,8 @@ static void on_lane(struct pt_peer *p, struct pt_lane *l)
             pt_rx_select(p, l, false);
         }
         send_now(p); /* an acknowledgement may have released the last message */
+    } else if ((rc == -ENODATA || rc == -ECONNRESET) && !p->ending && pt_peer_detach(p, l)) {
+        return; /* the connection does well without it */
     } else if (rc == -ENODATA) {
         snprintf(what, sizeof what, "lane %u was closed by the peer", l->no);
         pt_peer_end(p, l, 0, what);

@@ -140,6 +140,35 @@ int pt_peer_attach(struct pt_peer *p, unsigned no, int fd, char *why, size_t why
     return 0;
 }
 
+bool pt_peer_detach(struct pt_peer *p, struct pt_lane *l)
+{
+    struct pt_batch *batch = NULL;
+
+    if (l->no == 0 || l->rx.bytes)
+        return false;
+    pthread_mutex_lock(&p->lock);
+    bool unused = l->state == PT_LANE_IDLE && !l->sends && !l->batch->bytes;
+    if (unused) {
+        batch = l->batch;
+        l->batch = NULL;
+        l->state = PT_LANE_NONE;
+        p->attached--;
+        p->txq.lanes = p->attached;
+    }
+    pthread_mutex_unlock(&p->lock);
+    if (!unused)
+        return false;
+    pt_batch_free(batch, &pt_host_owner_ops);
+    pt_rx_lane_free(&p->rx, &l->rx);
+    pt_rx_lane_init(&l->rx);
+    driver_select(p->port, (ErlDrvEvent)(intptr_t)l->fd, ERL_DRV_READ | ERL_DRV_USE, 0);
+    l->reading = l->selected = false;
+    pthread_mutex_lock(&p->lock);
+    l->fd = l->tx.fd = -1;
+    pthread_mutex_unlock(&p->lock);
+    return true;
+}
+
 int pt_peer_start(struct pt_peer *p)
 {
     char byte = 0;

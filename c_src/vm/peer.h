@@ -121,6 +121,9 @@ uint64_t pt_now_ns(void); /* monotonic */
 struct pt_peer *pt_peer_new(ErlDrvPort port); /* NULL with errno set */
 void pt_peer_free(struct pt_peer *p);         /* stop callback: waits until the loop let go */
 int pt_peer_attach(struct pt_peer *p, unsigned lane, int fd, char *why, size_t why_len);
+/* Forgets a lane that never carried anything: the peer gave its half up while it was attached. False:
+ * it did carry something, or is the first. */
+bool pt_peer_detach(struct pt_peer *p, struct pt_lane *l);
 int pt_peer_start(struct pt_peer *p);
 /* Ends the connection because of the wire. The port may be gone on return: return at once. */
 void pt_peer_fail(struct pt_peer *p, int err, const char *what);
