@@ -32,6 +32,7 @@
 listen(Driver, Name, Host) ->
     case partisan_dist_reg:start_carrier() of
         ok ->
+            preload(),
             case open(Driver, Name, Host) of
                 {ok, Socket} -> register_node(Driver, Name, Host, Socket);
                 {error, _} = Error -> Error
@@ -39,6 +40,14 @@ listen(Driver, Name, Host) ->
         {error, _} = Error ->
             Error
     end.
+
+%% In interactive mode a module is loaded when first called, which takes a descriptor: the words for
+%% having none must be there before, and what serves a connection.
+preload() ->
+    _ = text(emfile),
+    Modules = [partisan_dist_hs, partisan_dist_hello, partisan_dist_conn, partisan_dist_lanes,
+               partisan_dist_attach, partisan_dist_addr, partisan_dist_conf],
+    lists:foreach(fun(Module) -> _ = code:ensure_loaded(Module) end, Modules).
 
 open(Driver, Name, Host) ->
     {First, Last} = case partisan_dist_addr:epmd(listen_port_please, [Name, Host]) of
