@@ -162,8 +162,9 @@ bool pt_peer_detach(struct pt_peer *p, struct pt_lane *l)
     pt_rx_lane_free(&p->rx, &l->rx);
     pt_rx_lane_init(&l->rx);
     driver_select(p->port, (ErlDrvEvent)(intptr_t)l->fd, ERL_DRV_READ | ERL_DRV_USE, 0);
-    l->reading = l->selected = false;
+    l->reading = l->selected = l->rx_paused = false;
     pthread_mutex_lock(&p->lock);
+    l->tx_paused = false; /* the next lane of this number is another one */
     l->fd = l->tx.fd = -1;
     pthread_mutex_unlock(&p->lock);
     return true;

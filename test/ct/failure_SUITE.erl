@@ -90,7 +90,7 @@ lane_cut_in_large_message(_) ->
             {skip, "no lanes to cut with " ++ Other}
     end.
 
-%% Today the loss of a lane ends the connection; if it survives, nothing may be missing.
+%% The loss of a lane that carried something ends the connection; before that nothing may be missing.
 lane_cut(Lane) ->
     Args = #{args => ["-partisan", "lanes", "4"]},
     {A, B} = pair(Args, Args),
