@@ -1,0 +1,73 @@
+%% The channels of this node: checked, and where every process finds them.
+-module(partisan_channel_conf).
+
+-export([set/1, get/0, find/1, check/1]).
+
+-export_type([channel/0]).
+
+-define(CONF, {?MODULE, channels}).
+-define(NAME_MAX, 255). % bytes: one on the wire
+
+%% Complete: every option has a value. max_queue in bytes, idle in ms.
+-type channel() :: #{parallelism := 1..16, monotonic := boolean(), compression := 0..9,
+                     max_queue := pos_integer(), idle := non_neg_integer() | infinity}.
+
+-spec set(#{atom() => partisan_channel:config()}) -> ok | {error, Line :: string()}.
+set(Channels) ->
+    case check(Channels) of
+        {ok, Complete} -> persistent_term:put(?CONF, Complete);
+        {error, _} = Error -> Error
+    end.
+
+-spec get() -> #{atom() => channel()}.
+get() ->
+    persistent_term:get(?CONF, #{}).
+
+-spec find(atom()) -> {ok, channel()} | error.
+find(Name) ->
+    maps:find(Name, ?MODULE:get()).
+
+%% Pure part of set/1.
+-spec check(term()) -> {ok, #{atom() => channel()}} | {error, Line :: string()}.
+check(Channels) when is_map(Channels) ->
+    try {ok, maps:map(fun check/2, Channels)}
+    catch throw:{bad, Line} -> {error, lists:flatten(Line)}
+    end;
+check(Channels) ->
+    {error, lists:flatten(io_lib:format("partisan: channels must be a map, not ~0tp",
+                                        [Channels]))}.
+
+check(Name, Options) when is_atom(Name), is_map(Options) ->
+    byte_size(atom_to_binary(Name)) =< ?NAME_MAX
+        orelse bad("the name of channel ~tp is longer than ~b bytes", [Name, ?NAME_MAX]),
+    Given = maps:map(fun(Key, Value) -> option(Name, Key, Value) end, Options),
+    maps:merge(defaults(), Given);
+check(Name, Options) ->
+    bad("bad channel ~0tp => ~0tp: an atom and a map of options are wanted", [Name, Options]).
+
+defaults() ->
+    #{parallelism => 1, monotonic => false, compression => 0, max_queue => 8 bsl 20,
+      idle => infinity}.
+
+option(_, parallelism, N) when is_integer(N), N >= 1, N =< 16 -> N;
+option(C, parallelism, N) -> bad_option(C, parallelism, N, "an integer from 1 to 16");
+option(_, monotonic, B) when is_boolean(B) -> B;
+option(C, monotonic, B) -> bad_option(C, monotonic, B, "true or false");
+option(_, compression, false) -> 0;
+option(_, compression, true) -> 1; % zlib's fastest: a lane is rarely slower than its better levels
+option(_, compression, N) when is_integer(N), N >= 0, N =< 9 -> N;
+option(C, compression, N) -> bad_option(C, compression, N, "true, false or an integer from 0 to 9");
+option(_, max_queue, N) when is_integer(N), N >= 65536, N < 1 bsl 60 -> N;
+option(C, max_queue, N) -> bad_option(C, max_queue, N, "bytes, from 65536");
+option(_, idle, infinity) -> infinity;
+option(_, idle, N) when is_integer(N), N >= 100, N < 1 bsl 32 -> N;
+option(C, idle, N) -> bad_option(C, idle, N, "infinity or milliseconds, from 100");
+option(C, Key, Value) -> bad("unknown option ~0tp => ~0tp of channel ~tp", [Key, Value, C]).
+
+-spec bad_option(atom(), atom(), term(), string()) -> no_return().
+bad_option(Channel, Key, Value, Wanted) ->
+    bad("bad option ~tp => ~0tp of channel ~tp: ~s", [Key, Value, Channel, Wanted]).
+
+-spec bad(io:format(), [term()]) -> no_return().
+bad(Format, Args) ->
+    throw({bad, io_lib:format("partisan: " ++ Format, Args)}).
