@@ -83,7 +83,7 @@ priv/partisan_drv.so: build/release/partisan_drv.so
 headers:
 	@tools/check-headers '$(CC)' '$(ERL_INCLUDE)'
 
-ERLC_FLAGS := +debug_info -Werror +warn_unused_vars -I include
+ERLC_FLAGS := +debug_info -Werror +warn_unused_vars -I include -pa ebin
 ERL_SRC := $(sort $(wildcard src/*.erl src/*/*.erl))
 MODULES := $(notdir $(ERL_SRC:.erl=))
 BEAMS := $(MODULES:%=ebin/%.beam)
@@ -94,6 +94,10 @@ erl: $(BEAMS) $(if $(wildcard src/partisan.app.src),ebin/partisan.app)
 ebin/%.beam: %.erl
 	@mkdir -p ebin build/erl
 	$(call say,ERLC)erlc $(ERLC_FLAGS) -MMD -MP -MT $@ -MF build/erl/$*.d -o ebin $<
+
+# erlc warns where it does not find a behaviour, so those come before the modules that have one.
+BEHAVIOURS := $(patsubst %.erl,ebin/%.beam,$(notdir $(shell grep -l '^-callback' $(ERL_SRC))))
+$(filter-out $(BEHAVIOURS),$(BEAMS)): | $(BEHAVIOURS)
 
 # Changes when a module comes or goes, so that a removed one leaves ebin.
 build/erl/modules: FORCE

@@ -49,7 +49,7 @@ lint-shell:
 	shellcheck -S warning $(SCRIPTS)
 
 # Compiled anew with the warnings that are too strict for a user's build.
-lint-erl:
+lint-erl: erl
 	@rm -rf build/lint-erl
 	@mkdir -p build/lint-erl
 	erlc $(ERLC_FLAGS) +warn_export_vars +warn_unused_import +warn_obsolete_guard -o build/lint-erl $(ERL_SRC)
