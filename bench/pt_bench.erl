@@ -234,7 +234,7 @@ failed(Sample, Why) ->
 
 json(#{'case' := Case, carrier := Label} = Sample) ->
     Parts = [
-        (maps:with([messages, seconds, latency_us], P))#{part => Part}
+        (maps:with([messages, seconds, latency_us, histogram], P))#{part => Part}
      || #{part := Part} = P <- maps:get(parts, Sample, [])
     ],
     (Sample#{

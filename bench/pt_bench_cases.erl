@@ -6,12 +6,14 @@
 -type 'case'() :: #{
     name := string(),
     text := string(),
+    %% bench: in the default run (default); full: only with --full, which runs all
+    set => bench | full,
     parts := [pt_bench_work:part()],
     ms := pos_integer(),
     %% figures of the table, in order
     show := [metric()]
 }.
--type metric() :: rate | mb_s | p50_us | p99_us | p999_us | cpu_s_per_m | cpu_s_per_gb | rss_mb.
+-type metric() :: pt_bench_metric:metric().
 
 -define(KB, 1024).
 -define(MB, (1024 * 1024)).

@@ -6,7 +6,7 @@
 %%
 %% The buckets are a `counters' array: many clients add to one histogram without a process between.
 -module(pt_bench_hist).
--export([new/0, add/2, total/1, quantile/2, index/1, bounds/1]).
+-export([new/0, add/2, total/1, quantile/2, to_list/1, from_list/1, merge/1, index/1, bounds/1]).
 -export_type([hist/0]).
 
 -define(BITS, 8).
@@ -49,6 +49,22 @@ walk(Hist, I, Rank) ->
         N ->
             walk(Hist, I + 1, Rank - N)
     end.
+
+%% The buckets in use as [Index, Count], in order: what a results file keeps. bounds/1 says what a
+%% bucket holds. Histograms of several cells or rounds are merged without any loss.
+-spec to_list(hist()) -> [[pos_integer()]].
+to_list(Hist) ->
+    #{size := Size} = counters:info(Hist),
+    [[I, N] || I <- lists:seq(1, Size), N <- [counters:get(Hist, I)], N > 0].
+
+-spec from_list([[pos_integer()]]) -> hist().
+from_list(List) -> merge([List]).
+
+-spec merge([[[pos_integer()]]]) -> hist().
+merge(Lists) ->
+    Hist = new(),
+    [counters:add(Hist, I, N) || List <- Lists, [I, N] <- List],
+    Hist.
 
 %% Bucket of a value, from 1.
 -spec index(integer()) -> pos_integer().

@@ -152,21 +152,10 @@ ratio(#{ratio := #{median := M, min := Min, max := Max}}) ->
     Mark = case Max - Min > 0.25 * M of true -> "~"; false -> "" end,
     [Mark, num(M), " (", num(Min), "..", num(Max), ")"].
 
-value(rate, V) -> num(V / 1000);
-value(_Metric, V) -> num(V).
+value(Metric, V) -> pt_bench_metric:show(Metric, V).
 
-unit(rate) -> "k/s";
-unit(mb_s) -> "MB/s";
-unit(p50_us) -> "p50 us";
-unit(p99_us) -> "p99 us";
-unit(p999_us) -> "p99.9 us";
-unit(cpu_s_per_m) -> "CPU s/M";
-unit(cpu_s_per_gb) -> "CPU s/GB";
-unit(rss_mb) -> "RSS MB".
+unit(Metric) -> pt_bench_metric:unit(Metric).
 
-num(V) when V >= 99.95 -> io_lib:format("~b", [round(V)]);
-num(V) when V >= 9.995 -> io_lib:format("~.1f", [V * 1.0]);
-num(V) when V >= 0.0995; V == 0 -> io_lib:format("~.2f", [V * 1.0]);
-num(V) -> io_lib:format("~.4f", [V * 1.0]).
+num(V) -> pt_bench_metric:number(V).
 
 pad(Width, Text) -> string:pad(lists:flatten(Text), Width).

@@ -205,7 +205,7 @@ partner_faults() ->
             Partner = spawn_link(pt_bench_flow, partner, [self(), {Kind, infinity}, 64, 1, 1]),
             receive {hello, Partner} -> ok end,
             [Partner ! M || M <- Messages],
-            Partner ! {done, self(), 4},
+            Partner ! {done, 4},
             receive
                 {report, Partner, Report, _First, _Last} ->
                     {Ok, Report} = {pt_bench_proof:is_ok(Report), Report},

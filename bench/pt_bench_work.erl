@@ -8,7 +8,7 @@
 %%         message and the worker has at most that many under way; without, only the VM's own
 %%         back-pressure holds the worker.
 %% A message is {Seq, Crc, Payload}, Seq = 1, 2, 3, ... for each worker; the last one is
-%% {done, Worker, Sent}.
+%% {done, Sent}.
 -module(pt_bench_work).
 -export([prepare/2, run/3]).
 -export_type([part/0, cell/0, part_result/0]).
@@ -37,7 +37,9 @@
     proof := pt_bench_proof:report(),
     messages := non_neg_integer(),
     seconds := float(),
-    latency_us := #{atom() => float() | none}
+    latency_us := #{atom() => float() | none},
+    %% the latencies in whole, sparse: see pt_bench_hist:to_list/1
+    histogram := [[pos_integer()]]
 }.
 
 %% Makes the payloads of the cell known on this node, before anything is timed.
@@ -153,7 +155,8 @@ result(Part, Hist, Results) ->
         latency_us => maps:from_list([
             {Name, micro(pt_bench_hist:quantile(Hist, Q))}
          || {Name, Q} <- [{p50, 0.5}, {p90, 0.9}, {p99, 0.99}, {p999, 0.999}, {max, 1.0}]
-        ])
+        ]),
+        histogram => pt_bench_hist:to_list(Hist)
     }.
 
 inset(Part) -> maps:get(inset_ms, Part, 0).

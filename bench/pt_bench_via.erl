@@ -1,0 +1,42 @@
+%% How a message gets to a process on the other node: by the distribution (any -proto_dist), or by a
+%% rival that brings its own connections. A workload asks once and sends through here; nothing else
+%% in it depends on the carrier.
+%%
+%% The rivals' code is not part of this repository: the modules are called by name and must be in
+%% the node's code path, see pt_bench_rival.
+-module(pt_bench_via).
+-export([set/1, current/0, send/3]).
+-export_type([via/0]).
+
+-type via() ::
+    dist
+    %% lasp-lang/partisan 5: connections of its own, picked by the partition key
+    | lasp
+    %% gen_rpc: a connection (or one a key) to a server that runs the call
+    | gen_rpc
+    %% riak_core: the distribution, sent the way vnode requests are
+    | riak_core.
+
+%% What this node's workers use from now on.
+-spec set(via()) -> ok.
+set(Via) -> persistent_term:put(?MODULE, Via).
+
+-spec current() -> via().
+current() -> persistent_term:get(?MODULE, dist).
+
+-spec send(via(), pid(), term()) -> ok.
+send(dist, Pid, Message) ->
+    Pid ! Message,
+    ok;
+send(lasp, Pid, Message) ->
+    %% The receiver's key: messages between two processes stay on one connection, in order.
+    Options = #{partition_key => erlang:phash2(Pid)},
+    ok = apply(partisan, forward_message, [node(Pid), Pid, Message, Options]);
+send(gen_rpc, Pid, Message) ->
+    %% `ordered' calls run one after the other in the connection's process; a plain cast starts a
+    %% process for each, and they overtake each other.
+    true = apply(gen_rpc, ordered_cast, [{node(Pid), 0}, erlang, send, [Pid, Message]]),
+    ok;
+send(riak_core, Pid, Message) ->
+    _ = apply(riak_core_send_msg, bang_unreliable, [Pid, Message]),
+    ok.
