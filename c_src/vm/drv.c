@@ -34,19 +34,22 @@ static void stop_select(ErlDrvEvent event, void *reserved)
 enum { FLUSH_LOOK_MS = 20 };
 
 /* Session lock. The rest of a message whose sender was stopped half-way will not come. */
-static size_t to_send(struct pt_peer *p) { return pt_tx_pending(p) - pt_txq_unfinished(&p->txq); }
+static size_t to_send(struct pt_peer *p)
+{
+    return pt_stream_pending(&p->s) - pt_txq_unfinished(&p->s.txq);
+}
 
 /* Bytes that are not yet with the peer's kernel. What is only in our socket's queue counts: closing
  * a socket with unread input resets the connection, and takes that queue with it. */
 static uint64_t undelivered(struct pt_peer *p, bool *dead)
 {
     struct pt_sock_info si;
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->s.lock);
     uint64_t n = to_send(p);
-    *dead = p->error != 0;
-    pthread_mutex_unlock(&p->lock);
+    *dead = p->s.error != 0;
+    pthread_mutex_unlock(&p->s.lock);
     for (unsigned i = 0; i < PT_LANES_MAX; i++)
-        if (p->lanes[i].fd >= 0 && !pt_sock_info(p->lanes[i].fd, &si))
+        if (p->s.lanes[i].fd >= 0 && !pt_sock_info(p->s.lanes[i].fd, &si))
             n += si.out_queue;
     return n;
 }
@@ -56,17 +59,17 @@ static uint64_t undelivered(struct pt_peer *p, bool *dead)
  * sends FIN at once (erl_distribution_SUITE:differing_cookies). */
 static void half_close(struct pt_peer *p)
 {
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->s.lock);
     bool now = !p->half_closed && !to_send(p);
     if (now) /* not even an ACK: it would fail, and we would not wait for what is under way */
-        p->closing = true;
-    pthread_mutex_unlock(&p->lock);
+        p->s.closing = true;
+    pthread_mutex_unlock(&p->s.lock);
     if (!now)
         return;
     p->half_closed = true;
     for (unsigned i = 0; i < PT_LANES_MAX; i++)
-        if (p->lanes[i].fd >= 0)
-            shutdown(p->lanes[i].fd, SHUT_WR);
+        if (p->s.lanes[i].fd >= 0)
+            shutdown(p->s.lanes[i].fd, SHUT_WR);
 }
 
 /* Done when everything is delivered, or nothing moved for flush_timeout: halt() must not wait for a
@@ -95,9 +98,9 @@ static void flush(ErlDrvData data)
 {
     struct pt_peer *p = (struct pt_peer *)data;
     p->flushing = true; /* reading goes on: what is left may wait for acknowledgements */
-    pthread_mutex_lock(&p->lock);
-    p->wake_on_drain = true;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_lock(&p->s.lock);
+    p->s.wake_on_drain = true;
+    pthread_mutex_unlock(&p->s.lock);
     p->flush_moved = pt_now_ns();
     p->flush_timer = false; /* the port has one timer, and flush_look() takes it */
     if (!p->failed)
@@ -144,9 +147,9 @@ static void on_wake(struct pt_peer *p)
     ssize_t n = read(p->wake_fd, &count, sizeof count);
     (void)n;
     atomic_store(&p->wake_pending, false); /* before looking: what comes later wakes again */
-    pthread_mutex_lock(&p->lock);
-    int err = p->error;
-    pthread_mutex_unlock(&p->lock);
+    pthread_mutex_lock(&p->s.lock);
+    int err = p->s.error;
+    pthread_mutex_unlock(&p->s.lock);
     if (err && !p->flushing)
         pt_peer_end(p, NULL, err, "sending failed");
     else
@@ -165,7 +168,8 @@ static void on_lane(struct pt_peer *p, struct pt_lane *l)
             pt_rx_select(p, l, false);
         }
         send_now(p); /* an acknowledgement may have released the last message */
-    } else if ((rc == -ENODATA || rc == -ECONNRESET) && !p->ending && pt_peer_detach(p, l)) {
+    } else if ((rc == -ENODATA || rc == -ECONNRESET) && !p->ending &&
+               pt_stream_detach(l->stream, l)) {
         return; /* the connection does well without it */
     } else if (rc == -ENODATA) {
         snprintf(what, sizeof what, "lane %u was closed by the peer", l->no);
@@ -191,7 +195,7 @@ static void ready_input(ErlDrvData data, ErlDrvEvent event)
         return;
     }
     for (unsigned i = 0; i < PT_LANES_MAX; i++) {
-        struct pt_lane *l = &p->lanes[i];
+        struct pt_lane *l = &p->s.lanes[i];
         if (l->fd == fd && l->reading && !p->failed) {
             on_lane(p, l);
             return;

@@ -40,7 +40,7 @@ static int raw(struct pt_peer *p, struct pt_source *src, uint8_t kind)
     if (!m)
         return -ENOMEM;
     m->kind = kind;
-    int rc = pt_txq_submit(&p->txq, m);
+    int rc = pt_txq_submit(&p->s.txq, m);
     if (rc)
         pt_msg_free(m, &pt_host_owner_ops);
     return rc;
@@ -57,7 +57,7 @@ static int first(struct pt_peer *p, const struct pt_packet *pk, struct pt_source
     m->kind = (uint8_t)pk->order;
     m->key = pk->key;
     if (pk->frag_id == 1) {
-        rc = pt_txq_submit(&p->txq, m);
+        rc = pt_txq_submit(&p->s.txq, m);
         if (rc)
             goto fail;
         pt_free(j);
@@ -68,7 +68,7 @@ static int first(struct pt_peer *p, const struct pt_packet *pk, struct pt_source
     if (rc)
         goto fail;
     m->room = m->size + PT_MIN(j->expected, UINT64_MAX / VM_FRAGMENT / 2) * VM_FRAGMENT;
-    pt_txq_open(&p->txq, m);
+    pt_txq_open(&p->s.txq, m);
     return 0;
 fail:
     pt_free(j);
@@ -88,12 +88,12 @@ static int next(struct pt_peer *p, const struct pt_packet *pk, struct pt_source 
     if (rc)
         return rc;
     m->room = PT_MAX(m->room, (uint64_t)m->size);
-    pt_txq_grown(&p->txq, m, m->size - before);
+    pt_txq_grown(&p->s.txq, m, m->size - before);
     if (--j->expected)
         return 0;
     pt_hmap_del(&p->joins, pk->seq_id);
     pt_free(j);
-    return pt_txq_finish(&p->txq, m);
+    return pt_txq_finish(&p->s.txq, m);
 }
 
 int pt_join_packet(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src,

@@ -103,9 +103,9 @@ static ERL_NIF_TERM lane_map(ErlNifEnv *env, const struct pt_peer *p, const stru
     put_n(&m, "frames_out", l->batch->frames);
     put_n(&m, "sends", l->sends);
     put_n(&m, "queue", l->batch->bytes);
-    put_n(&m, "bytes_in", atomic_load(&p->seen.lane[l->no].bytes));
-    put_n(&m, "frames_in", atomic_load(&p->seen.lane[l->no].frames));
-    put_n(&m, "reads", atomic_load(&p->seen.lane[l->no].reads));
+    put_n(&m, "bytes_in", atomic_load(&p->s.seen.lane[l->no].bytes));
+    put_n(&m, "frames_in", atomic_load(&p->s.seen.lane[l->no].frames));
+    put_n(&m, "reads", atomic_load(&p->s.seen.lane[l->no].reads));
     put_b(&m, "paused", l->tx_paused);
     if (!pt_sock_info(l->fd, &si)) {
         put(&m, "tcp", tcp_map(env, &si));
@@ -125,36 +125,36 @@ static ERL_NIF_TERM session_map(ErlNifEnv *env, struct pt_peer *p)
            sizeof p->session_id);
     put(&m, "node", node_name(env, p));
     put(&m, "session_id", id);
-    put_n(&m, "lanes_wanted", p->lanes_wanted);
+    put_n(&m, "lanes_wanted", p->s.lanes_wanted);
     put_n(&m, "max_message", p->max_message);
-    pthread_mutex_lock(&p->lock);
+    pthread_mutex_lock(&p->s.lock);
     for (unsigned i = PT_LANES_MAX; i-- > 0;)
-        if (p->lanes[i].batch)
-            lanes = enif_make_list_cell(env, lane_map(env, p, &p->lanes[i]), lanes);
+        if (p->s.lanes[i].batch)
+            lanes = enif_make_list_cell(env, lane_map(env, p, &p->s.lanes[i]), lanes);
     put(&m, "lanes", lanes);
-    put_n(&m, "lanes_attached", p->attached);
-    put_n(&m, "queue_bytes", p->txq.bytes);
-    put_n(&m, "queue_messages", p->txq.messages);
-    put_n(&m, "queue_max", p->max_queue);
-    put_n(&m, "flows", pt_txq_flows(&p->txq));
-    put_n(&m, "unacked", pt_txq_unacked(&p->txq));
-    put_n(&m, "speculative_bytes", p->txq.speculative);
-    put_n(&m, "messages_out", p->txq.stats.numbered);
-    put_n(&m, "chunks_out", p->txq.stats.chunks);
-    put_n(&m, "fences", p->txq.stats.fences);
-    put_n(&m, "blocked", p->txq.stats.blocked);
-    put_n(&m, "bytes_out", p->sent_bytes);
-    put_n(&m, "messages_in", atomic_load(&p->seen.delivered));
-    put_n(&m, "bytes_in", atomic_load(&p->seen.delivered_bytes));
-    put_n(&m, "watermark", atomic_load(&p->seen.watermark));
-    put_n(&m, "held_messages", atomic_load(&p->seen.held_count));
-    put_n(&m, "held_bytes", atomic_load(&p->seen.held_bytes));
-    put_n(&m, "held_bytes_peak", atomic_load(&p->seen.held_peak));
-    put_n(&m, "transfers_in", atomic_load(&p->seen.transfers));
-    put_n(&m, "busy_count", atomic_load(&p->seen.busy_count));
-    put_b(&m, "busy", atomic_load(&p->seen.busy));
-    put_b(&m, "lossy", pt_now_ns() < p->lossy_until);
-    pthread_mutex_unlock(&p->lock);
+    put_n(&m, "lanes_attached", p->s.attached);
+    put_n(&m, "queue_bytes", p->s.txq.bytes);
+    put_n(&m, "queue_messages", p->s.txq.messages);
+    put_n(&m, "queue_max", p->s.max_queue);
+    put_n(&m, "flows", pt_txq_flows(&p->s.txq));
+    put_n(&m, "unacked", pt_txq_unacked(&p->s.txq));
+    put_n(&m, "speculative_bytes", p->s.txq.speculative);
+    put_n(&m, "messages_out", p->s.txq.stats.numbered);
+    put_n(&m, "chunks_out", p->s.txq.stats.chunks);
+    put_n(&m, "fences", p->s.txq.stats.fences);
+    put_n(&m, "blocked", p->s.txq.stats.blocked);
+    put_n(&m, "bytes_out", p->s.sent_bytes);
+    put_n(&m, "messages_in", atomic_load(&p->s.seen.delivered));
+    put_n(&m, "bytes_in", atomic_load(&p->s.seen.delivered_bytes));
+    put_n(&m, "watermark", atomic_load(&p->s.seen.watermark));
+    put_n(&m, "held_messages", atomic_load(&p->s.seen.held_count));
+    put_n(&m, "held_bytes", atomic_load(&p->s.seen.held_bytes));
+    put_n(&m, "held_bytes_peak", atomic_load(&p->s.seen.held_peak));
+    put_n(&m, "transfers_in", atomic_load(&p->s.seen.transfers));
+    put_n(&m, "busy_count", atomic_load(&p->s.seen.busy_count));
+    put_b(&m, "busy", atomic_load(&p->s.seen.busy));
+    put_b(&m, "lossy", pt_now_ns() < p->s.lossy_until);
+    pthread_mutex_unlock(&p->s.lock);
     return made(&m);
 }
 
@@ -200,9 +200,9 @@ ERL_NIF_TERM pt_nif_info(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
     pthread_mutex_lock(&pt_node.lock);
     for (struct pt_list *n = pt_node.peers.next; n != &pt_node.peers; n = n->next) {
         struct pt_peer *p = PT_CONTAINER_OF(n, struct pt_peer, node_link);
-        pthread_mutex_lock(&p->lock);
-        queued += pt_tx_pending(p);
-        pthread_mutex_unlock(&p->lock);
+        pthread_mutex_lock(&p->s.lock);
+        queued += pt_stream_pending(&p->s);
+        pthread_mutex_unlock(&p->s.lock);
         sessions++;
     }
     struct pt_loop *loop = pt_node.loop;

@@ -11,7 +11,8 @@ enum { READS = 4 }; /* in one callback: others wait for the port lock */
 
 static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
 {
-    struct pt_peer *peer = host;
+    struct pt_stream *s = host;
+    struct pt_peer *peer = s->peer;
     int rc;
     if (peer->flushing) /* the VM is done with the connection, the peer not yet with us */
         return 0;
@@ -29,13 +30,13 @@ static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
 
 static int on_ack(void *host, uint64_t number)
 {
-    struct pt_peer *p = host;
-    pthread_mutex_lock(&p->lock);
-    int rc = pt_txq_ack(&p->txq, number);
-    bool more = !pt_txq_idle(&p->txq);
-    pthread_mutex_unlock(&p->lock);
+    struct pt_stream *s = host;
+    pthread_mutex_lock(&s->lock);
+    int rc = pt_txq_ack(&s->txq, number);
+    bool more = !pt_txq_idle(&s->txq);
+    pthread_mutex_unlock(&s->lock);
     if (!rc && more) /* messages blocked until this acknowledgement */
-        pt_tx_schedule(p);
+        pt_tx_schedule(s->peer);
     return rc;
 }
 
@@ -49,6 +50,12 @@ const struct pt_rx_ops pt_peer_rx_ops = {
     .deliver = on_packet,
     .acked = on_ack,
 };
+
+bool pt_rx_may_read(const struct pt_lane *l)
+{
+    const struct pt_stream *s = l->stream;
+    return s->peer->started && ((s == &s->peer->s && l->no == 0) || !s->peer->s.rx.auth);
+}
 
 void pt_rx_select(struct pt_peer *p, struct pt_lane *l, bool on)
 {
@@ -66,36 +73,34 @@ static void tell(atomic_uint_fast64_t *to, uint64_t value)
     atomic_store_explicit(to, value, memory_order_relaxed);
 }
 
-static void publish(struct pt_peer *p, struct pt_lane *l)
+static void publish(struct pt_stream *s, struct pt_lane *l)
 {
-    const struct pt_rx *r = &p->rx;
+    const struct pt_rx *r = &s->rx;
 
-    tell(&p->seen.delivered, r->delivered);
-    tell(&p->seen.delivered_bytes, r->delivered_bytes);
-    tell(&p->seen.watermark, r->order.watermark);
-    tell(&p->seen.held_bytes, r->order.held_bytes);
-    tell(&p->seen.held_count, r->order.held_count);
-    tell(&p->seen.held_peak, r->order.held_peak);
-    tell(&p->seen.transfers, r->transfers.count);
-    tell(&p->seen.busy_count, p->busy_count);
-    atomic_store_explicit(&p->seen.busy, p->busy, memory_order_relaxed);
-    tell(&p->seen.lane[l->no].frames, l->rx.frames);
-    tell(&p->seen.lane[l->no].bytes, l->rx.bytes);
-    tell(&p->seen.lane[l->no].reads, l->reads);
+    tell(&s->seen.delivered, r->delivered);
+    tell(&s->seen.delivered_bytes, r->delivered_bytes);
+    tell(&s->seen.watermark, r->order.watermark);
+    tell(&s->seen.held_bytes, r->order.held_bytes);
+    tell(&s->seen.held_count, r->order.held_count);
+    tell(&s->seen.held_peak, r->order.held_peak);
+    tell(&s->seen.transfers, r->transfers.count);
+    tell(&s->seen.lane[l->no].frames, l->rx.frames);
+    tell(&s->seen.lane[l->no].bytes, l->rx.bytes);
+    tell(&s->seen.lane[l->no].reads, l->reads);
     if (!pt_rx_ack_due(r))
         return;
-    pthread_mutex_lock(&p->lock);
-    p->ack_now = true;
-    pthread_mutex_unlock(&p->lock);
-    pt_rx_ack_sent(&p->rx, r->order.watermark);
-    pt_tx_schedule(p);
+    pthread_mutex_lock(&s->lock);
+    s->ack_now = true;
+    pthread_mutex_unlock(&s->lock);
+    pt_rx_ack_sent(&s->rx, r->order.watermark);
+    pt_tx_schedule(s->peer);
 }
 
-static int read_some(struct pt_peer *p, struct pt_lane *l)
+static int read_some(struct pt_stream *s, struct pt_lane *l)
 {
     for (int i = 0; i < READS; i++) {
         struct iovec iov[2];
-        int n = pt_rx_space(&p->rx, &l->rx, iov);
+        int n = pt_rx_space(&s->rx, &l->rx, iov);
         if (n < 0)
             return n;
         size_t space = iov[0].iov_len + (n > 1 ? iov[1].iov_len : 0);
@@ -106,7 +111,7 @@ static int read_some(struct pt_peer *p, struct pt_lane *l)
         if (got == 0)
             return -ENODATA;
         l->reads++;
-        int rc = pt_rx_got(&p->rx, &l->rx, (size_t)got, l->no == 0);
+        int rc = pt_rx_got(&s->rx, &l->rx, (size_t)got, l->no == 0);
         if (rc)
             return rc;
         if ((size_t)got < space)
@@ -117,12 +122,13 @@ static int read_some(struct pt_peer *p, struct pt_lane *l)
 
 int pt_rx_io(struct pt_peer *p, struct pt_lane *l)
 {
-    bool authed = !p->rx.auth;
-    int rc = read_some(p, l);
-    publish(p, l);
-    if (!rc && !authed && !p->rx.auth)
+    struct pt_stream *s = l->stream;
+    bool authed = !p->s.rx.auth;
+    int rc = read_some(s, l);
+    publish(s, l);
+    if (!rc && !authed && !p->s.rx.auth)
         for (unsigned i = 1; i < PT_LANES_MAX; i++)
-            if (p->lanes[i].fd >= 0)
-                pt_rx_select(p, &p->lanes[i], true);
+            if (p->s.lanes[i].fd >= 0)
+                pt_rx_select(p, &p->s.lanes[i], true);
     return rc;
 }

@@ -34,13 +34,13 @@ static void set_max_queue(struct pt_peer *p, uint64_t bytes)
 {
     enum { LEAST = 1024 * 1024, MARGIN = 256 * 1024 };
     size_t max = (size_t)PT_MAX(bytes, (uint64_t)LEAST);
-    pthread_mutex_lock(&p->lock);
-    p->max_queue = max;
+    pthread_mutex_lock(&p->s.lock);
+    p->s.max_queue = max;
     /* Each time the queue falls by the margin the VM lets every suspended sender send once more:
      * a narrow margin keeps that cycle short for those who send little. Small ping-pong beyond the
      * cap, four unbounded 8 MB streams: p50 10.4, 3.4, 2.3 ms with 4 MB, 1 MB, 256 KB. */
-    p->low_queue = max - PT_MIN(max / 4, (size_t)MARGIN);
-    pthread_mutex_unlock(&p->lock);
+    p->s.low_queue = max - PT_MIN(max / 4, (size_t)MARGIN);
+    pthread_mutex_unlock(&p->s.lock);
 }
 
 static void verb_init(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
@@ -52,14 +52,14 @@ static void verb_init(struct pt_peer *p, const uint8_t *b, size_t len, struct an
     if (len < INIT_FIXED || b[0] != 1 || len - INIT_FIXED != pt_get16(b + INIT_FIXED - 2) ||
         len - INIT_FIXED > PT_NODE_NAME_MAX || b[1] < 1 || b[1] > PT_LANES_MAX)
         return no(a, "malformed INIT");
-    p->lanes_wanted = b[1];
-    p->rx.atom_cache = b[2] & INIT_ATOM_CACHE;
+    p->s.lanes_wanted = b[1];
+    p->s.rx.atom_cache = b[2] & INIT_ATOM_CACHE;
     memcpy(p->session_id, b + 3, 16);
     memcpy(p->my_auth, b + 19, 32);
     memcpy(p->peer_auth, b + 51, 32);
     set_max_queue(p, pt_get64(b + 83));
     p->max_message = pt_get64(b + 91);
-    p->rx.max_message = p->max_message;
+    p->s.rx.max_message = p->max_message;
     memcpy(p->node, b + INIT_FIXED, len - INIT_FIXED);
     p->ready = true;
     atomic_fetch_add(&pt_node.sessions_total, 1);
@@ -74,9 +74,9 @@ static void verb_lane(struct pt_peer *p, const uint8_t *b, size_t len, struct an
     char why[200];
     if (!p->ready)
         return no(a, "INIT comes first");
-    if (len != 5 || b[0] >= p->lanes_wanted)
+    if (len != 5 || b[0] >= p->s.lanes_wanted)
         return no(a, "malformed LANE");
-    if (pt_peer_attach(p, b[0], (int)pt_get32(b + 1), why, sizeof why))
+    if (pt_stream_attach(&p->s, b[0], (int)pt_get32(b + 1), why, sizeof why))
         return no(a, why);
     pt_tx_schedule(p);
     ok(a, "", 0);
@@ -87,13 +87,13 @@ static void verb_stat(struct pt_peer *p, struct answer *a)
     uint8_t r[24];
     uint64_t in = 0, out = 0;
     for (unsigned i = 0; i < PT_LANES_MAX; i++) /* any byte is a sign of life: count reads too */
-        in += p->lanes[i].rx.frames + p->lanes[i].reads;
-    pthread_mutex_lock(&p->lock);
+        in += p->s.lanes[i].rx.frames + p->s.lanes[i].reads;
+    pthread_mutex_lock(&p->s.lock);
     for (unsigned i = 0; i < PT_LANES_MAX; i++)
-        if (p->lanes[i].batch)
-            out += p->lanes[i].batch->frames + p->lanes[i].sends;
-    uint64_t pending = pt_tx_pending(p);
-    pthread_mutex_unlock(&p->lock);
+        if (p->s.lanes[i].batch)
+            out += p->s.lanes[i].batch->frames + p->s.lanes[i].sends;
+    uint64_t pending = pt_stream_pending(&p->s);
+    pthread_mutex_unlock(&p->s.lock);
     pt_put64(r, in);
     pt_put64(r + 8, out);
     pt_put64(r + 16, pending);
@@ -102,15 +102,15 @@ static void verb_stat(struct pt_peer *p, struct answer *a)
 
 static void verb_test(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
 {
-    if (len != 6 || b[1] >= PT_LANES_MAX || p->lanes[b[1]].fd < 0)
+    if (len != 6 || b[1] >= PT_LANES_MAX || p->s.lanes[b[1]].fd < 0)
         return no(a, "malformed TEST, or no such lane");
-    struct pt_lane *l = &p->lanes[b[1]];
+    struct pt_lane *l = &p->s.lanes[b[1]];
     switch (b[0]) {
     case PAUSE_SEND:
     case RESUME_SEND:
-        pthread_mutex_lock(&p->lock);
+        pthread_mutex_lock(&p->s.lock);
         l->tx_paused = b[0] == PAUSE_SEND;
-        pthread_mutex_unlock(&p->lock);
+        pthread_mutex_unlock(&p->s.lock);
         if (b[0] == RESUME_SEND)
             pt_tx_schedule(p);
         break;
@@ -118,7 +118,7 @@ static void verb_test(struct pt_peer *p, const uint8_t *b, size_t len, struct an
     case RESUME_RECV:
         l->rx_paused = b[0] == PAUSE_RECV;
         if (p->started)
-            pt_rx_select(p, l, b[0] == RESUME_RECV && (l->no == 0 || !p->rx.auth));
+            pt_rx_select(p, l, b[0] == RESUME_RECV && pt_rx_may_read(l));
         break;
     case SHUT: shutdown(l->fd, SHUT_RDWR); break;
     default: return no(a, "unknown TEST");
@@ -133,14 +133,14 @@ static void dispatch(struct pt_peer *p, unsigned verb, const uint8_t *b, size_t 
     case INIT: return verb_init(p, b, len, a);
     case LANE: return verb_lane(p, b, len, a);
     case START:
-        if (!p->ready || p->lanes[0].fd < 0)
+        if (!p->ready || p->s.lanes[0].fd < 0)
             return no(a, "INIT and LANE 0 come first");
         pt_peer_start(p);
         return ok(a, "", 0);
     case TICK:
-        pthread_mutex_lock(&p->lock);
-        p->tick = true;
-        pthread_mutex_unlock(&p->lock);
+        pthread_mutex_lock(&p->s.lock);
+        p->s.tick = true;
+        pthread_mutex_unlock(&p->s.lock);
         pt_tx_schedule(p);
         return ok(a, "", 0);
     case STAT: return verb_stat(p, a);

@@ -1,0 +1,287 @@
+/* From a stream's transmit queue to its sockets: filling lanes, sending on a scheduler or on the
+ * loop thread. */
+#include "vm/host.h"
+#include "vm/peer.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+
+enum {
+    FLUSH_ROUNDS = 16,         /* over the lanes, in one flush */
+    SCHED_SMALL = 1024 * 1024, /* bytes a scheduler sends on a lane in one flush */
+    SCHED_MIXED =
+        256 * 1024,          /* the same on a lane of a channel, where the flush is in a NIF call */
+    SCHED_BULK = 128 * 1024, /* a longer queue of bulk goes to the loop at once */
+    ACK_PIGGYBACK = 16,      /* deliveries worth an ACK frame beside data */
+};
+static const uint64_t LOSSY_LOOK_NS = 20 * 1000000ull;
+static const uint64_t LOSSY_AGAIN_NS = 2 * 1000000000ull;
+static const uint64_t LOSSY_HOLD_NS = 10 * 1000000000ull;
+
+bool pt_stream_is_low(const struct pt_stream *s)
+{
+    return s->txq.bytes <= s->low_queue && s->txq.messages <= PT_QUEUE_MESSAGES_LOW;
+}
+
+size_t pt_stream_pending(const struct pt_stream *s)
+{
+    size_t n = s->txq.bytes;
+    for (unsigned i = 0; i < PT_LANES_MAX; i++)
+        if (s->lanes[i].batch)
+            n += s->lanes[i].batch->bytes;
+    return n;
+}
+
+/* ---- filling a lane; stream lock held ---- */
+
+/* The lane for bulk: the first beside lane 0 that is there. Not always lane 1: the lanes attach in
+ * any order, and one may be missing for good. */
+static unsigned bulk_lane(const struct pt_stream *s)
+{
+    unsigned no = 1;
+    while (no < PT_LANES_MAX - 1 && s->lanes[no].state == PT_LANE_NONE)
+        no++;
+    return no;
+}
+
+/* With one lane it carries everything. With more, lane 0 is kept for small messages, so that no
+ * bulk byte lies before them in a socket buffer; one lane takes bulk, and the others help it only
+ * while it loses packets: on a clean path one connection fills the link, and further ones cost a
+ * cold window each and a wake-up at the receiver (docs/performance.md). */
+static unsigned wants(const struct pt_stream *s, const struct pt_lane *l)
+{
+    if (s->mixed || s->attached == 1 || (pt_txq_called(&s->txq) & 1u << l->no))
+        return PT_WANT_SMALL | PT_WANT_BULK;
+    return l->no == 0 ? PT_WANT_SMALL : PT_WANT_BULK;
+}
+
+static bool used(const struct pt_stream *s, const struct pt_lane *l, uint64_t now)
+{
+    return s->mixed || l->no <= bulk_lane(s) || now < s->lossy_until || l->batch->bytes ||
+           (pt_txq_called(&s->txq) & 1u << l->no);
+}
+
+/* What left by one lane can set free what another must take: a full fence on its way lets pass what
+ * waited behind it, small messages and bulk. Nobody else would look at a lane that is idle. */
+static bool idle_lane_has_work(const struct pt_stream *s, uint64_t now)
+{
+    for (unsigned i = 0; i < s->lanes_wanted; i++) {
+        const struct pt_lane *l = &s->lanes[i];
+        if (l->state == PT_LANE_IDLE && !l->tx_paused && used(s, l, now) &&
+            (pt_txq_has(&s->txq, wants(s, l)) || (pt_txq_called(&s->txq) & 1u << i)))
+            return true;
+    }
+    return false;
+}
+
+static void control(struct pt_stream *s, struct pt_lane *l)
+{
+    struct pt_frame f = {0};
+    if (l->no == 0 && !s->auth_sent) {
+        f = (struct pt_frame){.type = PT_FRAME_AUTH, .auth = s->peer->my_auth};
+        if (!pt_batch_control(l->batch, &f))
+            return;
+        s->auth_sent = true;
+    }
+    if (s->tick) {
+        f = (struct pt_frame){.type = PT_FRAME_TICK};
+        s->tick = !pt_batch_control(l->batch, &f);
+    }
+    uint64_t watermark = atomic_load_explicit(&s->seen.watermark, memory_order_relaxed);
+    uint64_t news = watermark - s->ack_sent;
+    if (news && (s->ack_now || (news >= ACK_PIGGYBACK && !pt_txq_idle(&s->txq)))) {
+        f = (struct pt_frame){.type = PT_FRAME_ACK, .after = watermark};
+        if (pt_batch_control(l->batch, &f)) {
+            s->ack_sent = watermark;
+            s->ack_now = false;
+        }
+    }
+}
+
+/* Fills an empty batch. 0 or an error. */
+static int fill(struct pt_stream *s, struct pt_lane *l)
+{
+    if (l->batch->bytes || l->tx_paused || s->closing)
+        return 0;
+    if (!s->auth_sent && l->no)
+        return 0; /* the peer reads the other lanes only after AUTH */
+    control(s, l);
+    int rc = pt_batch_fill(l->batch, &s->txq, wants(s, l),
+                           s->mixed || !l->no ? PT_CHUNK_SHARED : PT_CHUNK_BULK);
+    if (!rc && s->feed)
+        s->feed(s);
+    return rc;
+}
+
+static void aim(struct pt_lane *l)
+{
+    struct pt_batch *b = l->batch;
+    memset(&l->tx.msg, 0, sizeof l->tx.msg);
+    l->tx.msg.msg_iov = &b->iov[b->first];
+    l->tx.msg.msg_iovlen = b->count - b->first;
+}
+
+static void sent(struct pt_stream *s, struct pt_lane *l, size_t n)
+{
+    pt_batch_sent(l->batch, n, s->txq.ops);
+    l->sends++;
+    s->sent_bytes += n;
+}
+
+static void lane_failed(struct pt_stream *s, struct pt_lane *l, int err)
+{
+    l->state = PT_LANE_DEAD;
+    if (!s->error)
+        s->error = err;
+    pthread_cond_broadcast(&s->released);
+}
+
+/* ---- a scheduler ---- */
+
+static bool for_the_loop(const struct pt_stream *s, const struct pt_lane *l, size_t done)
+{
+    if (s->mixed)
+        return done >= SCHED_MIXED || s->txq.bytes + l->batch->bytes > SCHED_BULK;
+    if (l->no)
+        return s->txq.bytes + l->batch->bytes > SCHED_BULK;
+    return done >= SCHED_SMALL;
+}
+
+/* Stream lock held on entry and exit, released around sendmsg(). */
+static int send_lane(struct pt_stream *s, struct pt_lane *l)
+{
+    size_t done = 0;
+    int rc = 0;
+    bool hand_over = false;
+
+    while (l->state == PT_LANE_IDLE && !l->tx_paused && !s->closing && !(rc = fill(s, l)) &&
+           l->batch->bytes) {
+        size_t want = l->batch->bytes;
+        if (for_the_loop(s, l, done)) {
+            hand_over = true;
+            break;
+        }
+        aim(l);
+        l->state = PT_LANE_SCHED;
+        pthread_mutex_unlock(&s->lock);
+        ssize_t n = sendmsg(l->fd, &l->tx.msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        int err = n < 0 ? errno : 0;
+        pthread_mutex_lock(&s->lock);
+        l->state = PT_LANE_IDLE;
+        if (s->closing)
+            pthread_cond_broadcast(&s->released);
+        if (n > 0) {
+            sent(s, l, (size_t)n);
+            done += (size_t)n;
+            if (pt_txq_idle(&s->txq) && !l->batch->bytes && !s->ack_now)
+                break;
+        }
+        if (err && err != EAGAIN && err != EINTR) {
+            lane_failed(s, l, -err);
+            rc = -err;
+        } else if (err != EINTR && (n < 0 || (size_t)n < want)) {
+            hand_over = true;
+            break;
+        }
+    }
+    if (hand_over && pt_node.loop && !s->closing) {
+        l->state = PT_LANE_LOOP;
+        pt_loop_submit(pt_node.loop, &l->tx);
+    }
+    return rc;
+}
+
+/* Packet loss on the lane for bulk: read from the kernel now and then while bulk is queued. */
+static void look_for_loss(struct pt_stream *s, uint64_t now)
+{
+    struct pt_lane *l = &s->lanes[bulk_lane(s)];
+    struct tcp_info ti;
+    socklen_t len = sizeof ti;
+
+    if (s->attached < 3 || now - s->lossy_looked < LOSSY_LOOK_NS)
+        return;
+    s->lossy_looked = now;
+    if (getsockopt(l->fd, IPPROTO_TCP, TCP_INFO, &ti, &len))
+        return;
+    if (ti.tcpi_total_retrans == l->retransmits)
+        return;
+    l->retransmits = ti.tcpi_total_retrans;
+    /* a single one may be a probe of a busy receiver's */
+    if (s->loss_seen && now - s->loss_seen < LOSSY_AGAIN_NS)
+        s->lossy_until = now + LOSSY_HOLD_NS;
+    s->loss_seen = now;
+}
+
+int pt_stream_send(struct pt_stream *s, unsigned first)
+{
+    int rc = 0;
+    uint64_t now = 0;
+
+    if (!s->mixed) {
+        now = pt_now_ns();
+        if (!pt_txq_idle(&s->txq))
+            look_for_loss(s, now);
+    }
+    for (unsigned round = 0; round < FLUSH_ROUNDS; round++) {
+        uint64_t before = s->sent_bytes;
+        for (unsigned i = 0; !rc && i < s->lanes_wanted; i++) {
+            struct pt_lane *l = &s->lanes[(first + i) % s->lanes_wanted];
+            if (l->state == PT_LANE_IDLE && used(s, l, now))
+                rc = send_lane(s, l);
+            if (s->mixed && pt_txq_idle(&s->txq) && !s->ack_now)
+                break; /* a lane with a rest in its batch has somebody to send it */
+        }
+        if (rc || s->sent_bytes == before || !idle_lane_has_work(s, now))
+            break;
+        if (round + 1 == FLUSH_ROUNDS) /* others want the port, too */
+            pt_peer_wake(s->peer);
+    }
+    return rc;
+}
+
+/* ---- the loop thread ---- */
+
+size_t pt_send_loop_fill(struct pt_tx *tx)
+{
+    struct pt_lane *l = PT_CONTAINER_OF(tx, struct pt_lane, tx);
+    struct pt_stream *s = l->stream;
+    bool wake = false;
+    size_t n = 0;
+
+    pthread_mutex_lock(&s->lock);
+    int rc = fill(s, l);
+    if (rc < 0) {
+        lane_failed(s, l, rc);
+        wake = true;
+    } else if (s->closing || l->tx_paused || !l->batch->bytes) {
+        l->state = PT_LANE_IDLE;
+        wake = s->wake_on_drain && !s->closing;
+        pthread_cond_broadcast(&s->released);
+    } else {
+        aim(l);
+        n = l->batch->bytes;
+    }
+    wake = wake || (s->wake_below && pt_stream_is_low(s));
+    wake = wake || (n && idle_lane_has_work(s, s->lossy_until ? pt_now_ns() : 0));
+    if (wake) /* under the lock: a closing port waits for it before the descriptor goes */
+        pt_peer_wake(s->peer);
+    pthread_mutex_unlock(&s->lock);
+    return n;
+}
+
+void pt_send_loop_done(struct pt_tx *tx, ssize_t n)
+{
+    struct pt_lane *l = PT_CONTAINER_OF(tx, struct pt_lane, tx);
+    struct pt_stream *s = l->stream;
+
+    pthread_mutex_lock(&s->lock);
+    if (n > 0) {
+        sent(s, l, (size_t)n);
+    } else {
+        lane_failed(s, l, (int)n);
+        pt_peer_wake(s->peer);
+    }
+    pthread_mutex_unlock(&s->lock);
+}

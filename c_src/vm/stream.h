@@ -1,0 +1,126 @@
+/* A stream of a session: messages with numbers of their own, and the lanes that carry them. The
+ * distribution's own traffic is one, each open channel is another (chan.h). Streams of one session
+ * share the driver's port and nothing else.
+ *
+ * Locks: the members are grouped by what guards them. `port lock` is that of the session's port.
+ */
+#ifndef PT_VM_STREAM_H
+#define PT_VM_STREAM_H
+
+#include "io/loop.h"
+#include "proto/batch.h"
+#include "proto/rx.h"
+#include "proto/txq.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum {
+    PT_LANES_MAX = 16,
+    /* Between bulk and small messages on one lane a chunk is the head of the line; on a lane of
+     * its own it only sets how often two bulk messages alternate. */
+    PT_CHUNK_SHARED = 64 * 1024,
+    PT_CHUNK_BULK = 256 * 1024,
+    /* Messages in the queue before it is full, whatever their size. inet_tcp's senders are suspended
+     * with +zdbbl bytes, 1 MB, of them under way, some 8000 of 64 bytes; so are ours, with this many
+     * more. A deeper queue of small messages buys no isolation, since it is they that are queued,
+     * and costs the cache: one grown to 100 MB is read from memory when it is sent. */
+    PT_QUEUE_MESSAGES = 8192,
+    PT_QUEUE_MESSAGES_LOW = 7168,
+};
+
+/* Who may touch a lane's batch and socket for sending. Changed under the stream lock only. */
+enum pt_lane_state {
+    PT_LANE_NONE,  /* not attached */
+    PT_LANE_IDLE,  /* nobody sends */
+    PT_LANE_SCHED, /* a scheduler is inside sendmsg(); with the port lock, or in a NIF (channels) */
+    PT_LANE_LOOP,  /* the loop thread */
+    PT_LANE_DEAD,  /* sending failed */
+};
+
+struct pt_peer;
+struct pt_stream;
+
+struct pt_lane {
+    struct pt_stream *stream; /* constant */
+    unsigned no;              /* constant */
+    int fd;                   /* constant once attached */
+    /* port lock */
+    struct pt_rx_lane rx;
+    bool selected; /* driver_select() was called for fd: stop_select closes it */
+    bool reading, rx_paused;
+    bool ended; /* the peer sends no more on it */
+    uint64_t reads;
+    /* stream lock */
+    enum pt_lane_state state;
+    bool tx_paused, full; /* full: the socket took less than offered last time */
+    struct pt_tx tx;
+    struct pt_batch *batch;
+    uint64_t sends;
+    uint32_t retransmits; /* at the last look, see pt_stream.lossy_until */
+};
+
+struct pt_stream {
+    /* constant once it is used */
+    struct pt_peer *peer;
+    unsigned lanes_wanted;
+    /* Every lane takes everything. Else lane 0 is for small messages, the next for bulk, and the
+     * others help while that one loses packets. */
+    bool mixed;
+    /* Called with the stream lock after a fill: puts more into txq, if there is. Or NULL. */
+    void (*feed)(struct pt_stream *s);
+
+    /* port lock */
+    struct pt_rx rx;
+
+    /* stream lock */
+    pthread_mutex_t lock;
+    pthread_cond_t released; /* a lane was given up by the loop, or by a NIF while closing */
+    struct pt_txq txq;
+    struct pt_msg_pool pool;
+    unsigned attached;
+    bool auth_sent, tick, ack_now, closing, wake_on_drain, wake_below;
+    uint64_t ack_sent;
+    size_t max_queue, low_queue;
+    int error;            /* first sending error */
+    uint64_t lossy_until; /* ns: the bulk lane lost packets lately, bulk may use more lanes */
+    uint64_t lossy_looked;
+    uint64_t loss_seen; /* ns: when it had retransmitted at a look */
+    uint64_t sent_bytes;
+
+    /* written with the port lock, read by any thread, relaxed: what the sending side and
+     * inspection want to know of the receiving side */
+    struct {
+        atomic_uint_fast64_t delivered, delivered_bytes, watermark, held_bytes, held_count,
+            held_peak, transfers, busy_count;
+        atomic_bool busy;
+        struct {
+            atomic_uint_fast64_t frames, bytes, reads;
+        } lane[PT_LANES_MAX];
+    } seen;
+
+    struct pt_lane lanes[PT_LANES_MAX];
+};
+
+/* stream.c; port lock */
+int pt_stream_init(struct pt_stream *s, struct pt_peer *p); /* 0 or -ENOMEM */
+/* Waits until nobody sends any more: one turn of the loop thread, or the end of a sendmsg() that
+ * does not block. Sending is over for good. */
+void pt_stream_reclaim(struct pt_stream *s);
+/* Lets go of the lanes' sockets and of what they received. After pt_stream_reclaim(). */
+void pt_stream_close_lanes(struct pt_stream *s);
+void pt_stream_free(struct pt_stream *s); /* the rest; nobody else may know it any more */
+/* The lane gets a duplicate of fd. Or -errno, with the words in why. */
+int pt_stream_attach(struct pt_stream *s, unsigned lane, int fd, char *why, size_t why_len);
+/* Forgets a lane that never carried anything: the peer gave its half up while it was attached.
+ * False: it did carry something, or is the first. */
+bool pt_stream_detach(struct pt_stream *s, struct pt_lane *l);
+
+/* send.c; stream lock */
+size_t pt_stream_pending(const struct pt_stream *s); /* bytes not yet sent */
+bool pt_stream_is_low(const struct pt_stream *s);
+/* Sends what the sockets take now, `first` the lane to begin with. The lock is released around each
+ * sendmsg(). 0, or the error with which a lane failed. */
+int pt_stream_send(struct pt_stream *s, unsigned first);
+
+#endif
