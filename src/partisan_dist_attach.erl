@@ -15,7 +15,7 @@
 %% the kernel, because nothing here reads more than the packet.
 -module(partisan_dist_attach).
 
--export([is_attach/1, accept/4, open/3, accepted/2]).
+-export([is_attach/1, accept/5, open/3, accepted/2]).
 
 -define(TAG, $P).
 -define(VERSION, 1).
@@ -29,9 +29,10 @@ is_attach(_) -> false.
 
 %% Runs in the door's process, which owns Socket; ends with the socket closed or given to the
 %% session's process.
--spec accept(partisan_dist_addr:driver(), inet:socket(), binary(), Deadline :: integer()) -> ok.
-accept(Driver, Socket, Packet, Deadline) ->
-    case try_accept(Driver, Socket, Packet, Deadline) of
+-spec accept(partisan_dist_addr:driver(), inet:socket(), binary(), Deadline :: integer(),
+             partisan_dist_listen:gate()) -> ok.
+accept(Driver, Socket, Packet, Deadline, Gate) ->
+    case try_accept(Driver, Socket, Packet, Deadline, Gate) of
         ok ->
             partisan_dist_reg:count(lanes);
         {error, Why} ->
@@ -43,7 +44,7 @@ accept(Driver, Socket, Packet, Deadline) ->
     end.
 
 try_accept(Driver, Socket, <<?TAG, "tsn", ?VERSION:8, Id:16/binary, Lane:8, NonceC:16/binary>>,
-           Deadline) ->
+           Deadline, Gate) ->
     case partisan_dist_reg:lookup(Id) of
         {ok, Pid} ->
             case ask(Pid, Lane, Deadline) of
@@ -53,6 +54,7 @@ try_accept(Driver, Socket, <<?TAG, "tsn", ?VERSION:8, Id:16/binary, Lane:8, Nonc
                     Proof = <<?TAG, NonceA/binary, MacA/binary>>,
                     maybe_ok([fun() -> send(Driver, Socket, Proof) end,
                               fun() -> expect_mac(Driver, Socket, MacC, Deadline) end,
+                              fun() -> pass(Gate) end,
                               fun() -> give(Driver, Socket, Pid, {attached, Lane, Socket}) end]);
                 {error, _} = Error ->
                     Error
@@ -60,8 +62,14 @@ try_accept(Driver, Socket, <<?TAG, "tsn", ?VERSION:8, Id:16/binary, Lane:8, Nonc
         error ->
             {error, "no such session (it may just have ended)"}
     end;
-try_accept(_Driver, _Socket, _Packet, _Deadline) ->
+try_accept(_Driver, _Socket, _Packet, _Deadline, _Gate) ->
     {error, "an attach request of another version"}.
+
+pass(Gate) ->
+    case partisan_dist_listen:authenticated(Gate) of
+        true -> ok;
+        false -> {error, "too many half-open connections (option max_half_open)"}
+    end.
 
 %% The last word to the connector, said by the session's process when the lane is its own.
 -spec accepted(partisan_dist_addr:driver(), inet:socket()) -> ok | {error, iolist()}.

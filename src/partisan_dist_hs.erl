@@ -30,7 +30,7 @@
 -record(hs, {driver :: partisan_dist_addr:driver(),
              role :: connector | acceptor,
              peer :: node() | binary() | undefined,   % binary: as claimed in send_name, latin1
-             door :: pid() | undefined,               % of the acceptor
+             door :: {pid(), partisan_dist_listen:gate()} | undefined, % of the acceptor
              target :: partisan_dist_lanes:target() | undefined, % of the connector
              first :: binary() | undefined,           % read by the door, not yet by dist_util
              hello :: partisan_dist_hello:hello() | undefined, % ours, sent or to be sent
@@ -50,7 +50,8 @@ accept_connection(Driver, Door, Accepted, MyNode, Allowed, SetupTime) ->
     spawn_opt(?MODULE, do_accept, [Driver, self(), Door, Accepted, MyNode, Allowed, SetupTime],
               dist_util:net_ticker_spawn_options()).
 
-do_accept(Driver, Kernel, Door, {Socket, Packet}, MyNode, Allowed, SetupTime) ->
+do_accept(Driver, Kernel, Door, {Socket, Packet, Gate}, MyNode, Allowed, SetupTime) ->
+    link(Door), % whoever shuts the door ends the handshake; see authenticated/1
     DoorRef = erlang:monitor(process, Door),
     receive
         {Door, controller} -> erlang:demonitor(DoorRef, [flush]);
@@ -64,7 +65,8 @@ do_accept(Driver, Kernel, Door, {Socket, Packet}, MyNode, Allowed, SetupTime) ->
             ?LOG_ERROR("** Connection attempt from disallowed IP ~w **", [Ip]),
             ?shutdown(no_node)
     end,
-    Hs = answer_hello(Socket, Packet, #hs{driver = Driver, role = acceptor, door = Door,
+    Hs = answer_hello(Socket, Packet, #hs{driver = Driver, role = acceptor,
+                                          door = {Door, Gate},
                                           peer = claimed_name(Packet), first = Packet}),
     put(?KEY, Hs),
     HsData = hs_data(Kernel, MyNode, Socket, Timer),
@@ -235,16 +237,25 @@ outgoing(<<"snamed:", Size:16, Name:Size/binary, _/binary>> = Packet, #hs{role =
 outgoing(Packet, Hs) ->
     {Packet, Hs}.
 
-%% The acceptor's last packet. Its lanes process must be known before the peer can ask for it, and
-%% the peer opens its lanes as soon as it has read this.
-before_send(<<$a, _/binary>>, #hs{role = acceptor, mode = {carrier, _}, peer = Peer} = Hs) ->
-    Node = if
-               is_binary(Peer) -> binary_to_existing_atom(Peer, latin1);
-               true -> Peer
-           end,
-    start_lanes(Hs#hs{peer = Node});
+%% The acceptor's last packet, sent when the peer has proved that it knows the cookie. The lanes
+%% process must be known before the peer can ask for it, and the peer opens its lanes as soon as it has
+%% read this.
+before_send(<<$a, _/binary>>, #hs{role = acceptor, mode = Mode, peer = Peer} = Hs) ->
+    authenticated(Hs),
+    case Mode of
+        plain -> Hs;
+        {carrier, _} when is_binary(Peer) ->
+            start_lanes(Hs#hs{peer = binary_to_existing_atom(Peer, latin1)});
+        {carrier, _} -> start_lanes(Hs)
+    end;
 before_send(_Packet, Hs) ->
     Hs.
+
+authenticated(#hs{door = {Door, Gate}, peer = Peer}) ->
+    case partisan_dist_listen:authenticated(Gate) of
+        true -> unlink(Door);
+        false -> ?shutdown(Peer)
+    end.
 
 incoming(<<$N, _/binary>> = Packet,
          #hs{role = connector, hello = Mine, peer = Peer} = Hs) ->
@@ -309,8 +320,10 @@ post_nodeup(Socket) ->
     #hs{door = Door, peer = Peer} = erase(?KEY),
     case partisan_dist_conn:post_nodeup(Socket) of
         ok ->
-            Door =:= undefined orelse partisan_dist_listen:connection_up(Door),
-            ok;
+            case Door of
+                undefined -> ok;
+                {Pid, _Gate} -> partisan_dist_listen:connection_up(Pid)
+            end;
         {error, Words} = Error ->
             ?LOG_ERROR("partisan: no connection with ~ts: ~0tp", [shown(Peer), Words]),
             Error

@@ -3,14 +3,21 @@
 %% The acceptor hands each socket to a process of its own (a *door*), which reads the first packet
 %% and tells a node (net_kernel takes over) from a lane (partisan_dist_attach takes over) from
 %% garbage (closed). A door lives until its connection is up, so the number of doors is the number
-%% of half-open connections, and that is bounded: when it is reached, the oldest door that has not
-%% got its first packet yet is shut. (Rejected: always shutting the newest. A hundred idle
-%% connections would then lock every peer out, while a peer sends its first packet at once.)
+%% of half-open connections, and that is bounded. When the bound is reached, a door that has not
+%% authenticated itself is shut for each new connection: the oldest that is silent for 100 ms, or else
+%% in its handshake for a second; if there is neither, the new connection waits for one.
+%% (Rejected: always shutting the newest. A hundred strangers who connect, or say hello, and go silent
+%% would then lock every peer out for net_setuptime, while a peer goes through its handshake at once.)
+%%
+%% A door and its handshake are shut by the acceptor and authenticate themselves on their own; who
+%% comes first is decided at the door's *gate*, so a connection that is up is never shut.
 -module(partisan_dist_listen).
 
 -export([listen/3, accept/2]).
--export([accept_loop/1, door/5, half_open/2]).
--export([connection_up/1, recv_packet/3, left/1, deadline/1]).
+-export([accept_loop/1, door/6, half_open/2]).
+-export([authenticated/1, connection_up/1, recv_packet/3, left/1, deadline/1]).
+
+-export_type([gate/0]).
 
 -include_lib("kernel/include/logger.hrl").
 -include_lib("kernel/include/net_address.hrl").
@@ -19,10 +26,20 @@
 %% ms; accepting is interrupted now and then so that the acceptor moves on to new code
 -define(ACCEPT_INTERVAL, 5000).
 -define(BACK_OFF, 200).
+%% ms that a handshake may take while others want its place: many times what it takes on a busy
+%% machine, and short for those who wait
+-define(PATIENCE, 1000).
+%% ms that a first packet may take then: a peer sends it with its connection
+-define(PATIENCE_FIRST, 100).
+%% ms that a new connection waits for a place; more than PATIENCE, after which there is one unless all
+%% doors have just authenticated themselves
+-define(WAIT_FOR_PLACE, 3000).
 
+%% 0: open; 1: passed, the other side has proved that it may come in; 2: shut.
+-opaque gate() :: atomics:atomics_ref().
+-type door() :: {Since :: integer(), Age :: non_neg_integer(), pid(), gate(), waiting | served}.
 -type state() :: #{driver := partisan_dist_addr:driver(), kernel := pid(), listen := inet:socket(),
-                   next := non_neg_integer(),
-                   doors := #{reference() => {Age :: non_neg_integer(), pid(), waiting | served}}}.
+                   next := non_neg_integer(), doors := #{reference() => door()}}.
 
 %% ------------------------------------------------------------------------------------------------
 %% Listening
@@ -137,71 +154,118 @@ text(Reason) ->
         Text -> Text
     end.
 
-%% Takes note of doors that closed or got their first packet. Bounded: a door sends two messages.
-reap(#{doors := Doors} = State) ->
+%% Takes note of doors that closed or got their first packet; waits for the first such note until
+%% Timeout. Bounded: a door sends two messages.
+reap(State) -> reap(0, State).
+
+reap(Timeout, #{doors := Doors} = State) ->
     receive
         {'DOWN', Ref, process, _, _} when is_map_key(Ref, Doors) ->
-            reap(State#{doors := maps:remove(Ref, Doors)});
-        {served, Pid} ->
-            reap(State#{doors := maps:map(fun(_, {Age, P, _}) when P =:= Pid -> {Age, P, served};
-                                             (_, Door) -> Door
-                                          end, Doors)})
-    after 0 ->
+            reap(0, State#{doors := maps:remove(Ref, Doors)});
+        {served, Ref} when is_map_key(Ref, Doors) ->
+            {Since, Age, Pid, Gate, _} = maps:get(Ref, Doors),
+            reap(0, State#{doors := Doors#{Ref := {Since, Age, Pid, Gate, served}}});
+        {served, _} ->
+            reap(Timeout, State)
+    after Timeout ->
             State
     end.
 
-admit(Socket, #{driver := Driver, doors := Doors} = State) ->
+admit(Socket, State) ->
+    admit(Socket, deadline(?WAIT_FOR_PLACE), State).
+
+admit(Socket, Deadline, #{driver := Driver, doors := Doors} = State) ->
     Max = partisan_dist_conf:get(max_half_open),
     case map_size(Doors) < Max of
         true ->
             open_door(Socket, State);
         false ->
-            partisan_dist_reg:count(evicted),
-            partisan_dist_reg:log_limited(
-              half_open, warning, "partisan: ~b half-open connections, more than option "
-              "max_half_open allows: closing one", [Max + 1]),
-            Silent = [{Age, Pid, Ref} || {Ref, {Age, Pid, waiting}} <- maps:to_list(Doors)],
-            case lists:sort(Silent) of
-                [{_Age, Pid, Ref} | _] ->
-                    erlang:demonitor(Ref, [flush]),
-                    exit(Pid, kill), % its socket goes with it
-                    open_door(Socket, State#{doors := maps:remove(Ref, Doors)});
-                [] ->
-                    %% All are in the middle of a handshake: the new one has to try again.
-                    Driver:close(Socket),
-                    State
+            case shut_one(candidates(Doors), State) of
+                {ok, Less} ->
+                    partisan_dist_reg:count(evicted),
+                    partisan_dist_reg:log_limited(
+                      half_open, warning, "partisan: ~b half-open connections, more than option "
+                      "max_half_open allows: closed one that did not authenticate itself",
+                      [Max + 1]),
+                    open_door(Socket, Less);
+                none ->
+                    case left(Deadline) of
+                        0 ->
+                            partisan_dist_reg:count(turned_away),
+                            partisan_dist_reg:log_limited(
+                              turned_away, warning, "partisan: turned a connection away: ~b "
+                              "half-open connections (option max_half_open) are all being served",
+                              [Max]),
+                            Driver:close(Socket),
+                            State;
+                        Left ->
+                            Wait = min(Left, until_next(Doors)),
+                            admit(Socket, Deadline, reap(Wait, State))
+                    end
             end
     end.
 
+%% Who may be shut, worst first: the silent, then those in their handshake.
+candidates(Doors) ->
+    Now = erlang:monotonic_time(millisecond),
+    lists:sort([{Phase =:= served, Age, Ref}
+                || {Ref, {Since, Age, _, _, Phase}} <- maps:to_list(Doors),
+                   Now - Since >= patience(Phase)]).
+
+patience(waiting) -> ?PATIENCE_FIRST;
+patience(served) -> ?PATIENCE.
+
+%% ms until the next one's time is up. Those whose time is up have passed their gates: they end soon,
+%% and their end is heard.
+until_next(Doors) ->
+    Now = erlang:monotonic_time(millisecond),
+    lists:min([?PATIENCE | [Left || {Since, _, _, _, Phase} <- maps:values(Doors),
+                                    Left <- [Since + patience(Phase) - Now], Left > 0]]).
+
+shut_one([{_Served, _Age, Ref} | Rest], #{doors := Doors} = State) ->
+    #{Ref := {_, _, Pid, Gate, _}} = Doors,
+    case atomics:compare_exchange(Gate, 1, 0, 2) of
+        ok ->
+            erlang:demonitor(Ref, [flush]),
+            exit(Pid, shutdown), % its socket or its handshake, which is linked to it, goes with it
+            {ok, State#{doors := maps:remove(Ref, Doors)}};
+        _ ->
+            shut_one(Rest, State)
+    end;
+shut_one([], _State) ->
+    none.
+
 open_door(Socket, #{driver := Driver, kernel := Kernel, next := Age, doors := Doors} = State) ->
     Deadline = deadline(partisan_dist_addr:setup_time()),
-    {Pid, Ref} = spawn_opt(?MODULE, door, [Driver, Kernel, self(), Socket, Deadline],
+    Gate = atomics:new(1, []),
+    {Pid, Ref} = spawn_opt(?MODULE, door, [Driver, Kernel, self(), Socket, Deadline, Gate],
                            [monitor, {priority, high}]),
     _ = case Driver:controlling_process(Socket, Pid) of
-            ok -> Pid ! {self(), socket};
+            ok -> Pid ! {self(), socket, Ref};
             {error, _} -> Driver:close(Socket), exit(Pid, kill)
         end,
-    State#{next := Age + 1, doors := Doors#{Ref => {Age, Pid, waiting}}}.
+    Since = erlang:monotonic_time(millisecond),
+    State#{next := Age + 1, doors := Doors#{Ref => {Since, Age, Pid, Gate, waiting}}}.
 
 %% ------------------------------------------------------------------------------------------------
 %% A door
 
-door(Driver, Kernel, Acceptor, Socket, Deadline) ->
+door(Driver, Kernel, Acceptor, Socket, Deadline, Gate) ->
     AcceptorRef = erlang:monitor(process, Acceptor),
-    receive
-        {Acceptor, socket} -> ok;
-        {'DOWN', AcceptorRef, process, _, _} -> exit(normal)
-    end,
+    Door = receive
+               {Acceptor, socket, Ref} -> Ref;
+               {'DOWN', AcceptorRef, process, _, _} -> exit(normal)
+           end,
     erlang:demonitor(AcceptorRef, [flush]),
     First = recv_packet(Driver, Socket, Deadline),
-    Acceptor ! {served, self()},
+    Acceptor ! {served, Door},
     case First of
         {ok, <<Tag, _/binary>> = Packet} when Tag =:= $N; Tag =:= $n ->
             partisan_dist_reg:count(nodes),
-            node_knocks(Driver, Kernel, Socket, Packet);
+            node_knocks(Driver, Kernel, Socket, Packet, Gate);
         {ok, Packet} ->
             case partisan_dist_attach:is_attach(Packet) of
-                true -> partisan_dist_attach:accept(Driver, Socket, Packet, Deadline);
+                true -> partisan_dist_attach:accept(Driver, Socket, Packet, Deadline, Gate);
                 false -> garbage(Driver, Socket, "an unknown first packet")
             end;
         {error, {too_long, _}} ->
@@ -225,9 +289,9 @@ garbage(Driver, Socket, What) ->
 
 %% net_kernel knows this process as the one that accepted, and answers with the process that does
 %% the handshake (partisan_dist_hs).
-node_knocks(Driver, Kernel, Socket, Packet) ->
+node_knocks(Driver, Kernel, Socket, Packet, Gate) ->
     KernelRef = erlang:monitor(process, Kernel),
-    Kernel ! {accept, self(), {Socket, Packet}, Driver:family(), tcp},
+    Kernel ! {accept, self(), {Socket, Packet, Gate}, Driver:family(), tcp},
     receive
         {Kernel, controller, Pid} ->
             erlang:demonitor(KernelRef, [flush]),
@@ -248,6 +312,12 @@ half_open(Pid, Ref) ->
         {connection_up, Pid} -> ok;
         {'DOWN', Ref, process, _, _} -> ok
     end.
+
+%% The other side has proved that it may come in: from now on the door is not shut any more. False: it
+%% has just been shut, and the caller should end.
+-spec authenticated(gate()) -> boolean().
+authenticated(Gate) ->
+    atomics:compare_exchange(Gate, 1, 0, 1) =:= ok.
 
 %% The handshake's process tells its door that the connection is no longer half open.
 -spec connection_up(Door :: pid()) -> ok.

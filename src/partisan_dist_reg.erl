@@ -20,8 +20,8 @@
 -define(CARRIER, {?MODULE, carrier}).
 -define(LOG_INTERVAL, 10000). % ms between two lines of one kind
 
--type counter() :: accepted | nodes | lanes | silent | garbage | evicted | refused_lanes |
-                   accept_errors.
+-type counter() :: accepted | nodes | lanes | silent | garbage | evicted | turned_away |
+                   refused_lanes | accept_errors.
 -export_type([counter/0]).
 
 %% Reads the options, loads the shared object and starts its loop thread: once per VM. Any process

@@ -6,7 +6,8 @@
 
 -export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
 -export([garbage_is_closed_and_counted/1, silence_ends_with_the_setup_time/1,
-         half_open_connections_are_bounded/1, doors_do_not_leak/1, lane_of_no_session/1,
+         half_open_connections_are_bounded/1, silent_handshakes_lock_nobody_out/1,
+         slow_handshake_without_pressure/1, doors_do_not_leak/1, lane_of_no_session/1,
          lane_attach_garbage/1, out_of_descriptors/1, code_upgrade_of_the_acceptor/1,
          registry_comes_back/1, strange_hello/1, plain_peers_refused/1]).
 
@@ -15,7 +16,8 @@ suite() ->
 
 all() ->
     [garbage_is_closed_and_counted, silence_ends_with_the_setup_time,
-     half_open_connections_are_bounded, doors_do_not_leak, lane_of_no_session, lane_attach_garbage,
+     half_open_connections_are_bounded, silent_handshakes_lock_nobody_out,
+     slow_handshake_without_pressure, doors_do_not_leak, lane_of_no_session, lane_attach_garbage,
      out_of_descriptors, code_upgrade_of_the_acceptor, registry_comes_back, strange_hello,
      plain_peers_refused].
 
@@ -74,6 +76,51 @@ half_open_connections_are_bounded(_Config) ->
     ?assertEqual(3, counter(P, evicted)),
     is_well(P),
     ?assertMatch([{warning, _}], logs(P, "half-open")),
+    pt_peer:stop(P).
+
+%% Strangers who say hello as a node does and go silent fill all places for net_setuptime. A peer gets in
+%% at once all the same, with all its lanes, and so does the next; the handshakes that give way to them
+%% end without a word of their own in the log. A stranger without a cookie cannot push out a peer.
+silent_handshakes_lock_nobody_out(_Config) ->
+    Max = 12,
+    Setup = 60000,
+    P = start(["-partisan", "max_half_open", integer_to_list(Max),
+               "-kernel", "net_setuptime", integer_to_list(Setup div 1000)]),
+    Strangers = [half_way(P) || _ <- lists:seq(1, Max)],
+    ?assertEqual(0, counter(P, evicted)),
+    Lanes = 4,
+    Peers = [pt_peer:start(visitor, #{args => ["-partisan", "lanes", integer_to_list(Lanes),
+                                               "-kernel", "net_setuptime", "5"]})
+             || _ <- [1, 2]],
+    [begin
+         %% true at the first attempt: nobody tries again behind the test's back
+         ?assertEqual(true, pt_peer:call(Peer, net_kernel, connect_node, [pt_peer:node(P)])),
+         ?assert(pt_peer:wait(fun() -> lanes(Peer, P) =:= Lanes andalso lanes(P, Peer) =:= Lanes end))
+     end || Peer <- Peers],
+    Gone = [S || S <- Strangers, gen_tcp:recv(S, 0, 0) =:= {error, closed}],
+    ?assert(counter(P, evicted) > 0),
+    ?assertEqual(counter(P, evicted), length(Gone)),
+    %% as many places as were needed at a time, not more
+    ?assert(length(Gone) =< length(Peers) * Lanes),
+    %% pressure by newcomers of the same kind: the peers' connections stay
+    More = [half_way(P) || _ <- lists:seq(1, Max)],
+    [?assertEqual(Lanes, lanes(P, Peer)) || Peer <- Peers],
+    ?assertMatch([{warning, _}], logs(P, "half-open")),
+    ?assertEqual([], [L || L <- pt_peer:unexpected_logs(P), L =/= hd(logs(P, "half-open"))]),
+    [gen_tcp:close(S) || S <- Strangers ++ More],
+    [pt_peer:stop(Peer) || Peer <- Peers],
+    is_well(P),
+    pt_peer:stop(P).
+
+%% As long as there are places, a handshake may take its time: longer than one that others wait for.
+slow_handshake_without_pressure(_Config) ->
+    P = start(["-partisan", "max_half_open", "8", "-kernel", "net_setuptime", "30"]),
+    Slow = [half_way(P) || _ <- lists:seq(1, 3)],
+    Silent = lists:duplicate(length(Slow), {error, timeout}),
+    ?assertEqual(Silent, [gen_tcp:recv(S, 0, 1000) || S <- Slow]),
+    is_well(P), % with all its lanes; there is room for them
+    ?assertEqual(Silent, [gen_tcp:recv(S, 0, 0) || S <- Slow]),
+    ?assertEqual(0, counter(P, evicted)),
     pt_peer:stop(P).
 
 %% After many connections of all kinds the node has the processes, ports and descriptors it had.
@@ -259,8 +306,24 @@ attach(SessionId) ->
     Body = <<"Ptsn", 1, SessionId/binary, 1, 0:128>>,
     <<(byte_size(Body)):16, Body/binary>>.
 
+lanes(P, Peer) ->
+    case pt_peer:call(P, partisan_dist, info, [pt_peer:node(Peer)]) of
+        #{lanes_attached := N} -> N;
+        _ -> 0
+    end.
+
+%% A connection in the middle of its handshake: the other side waits for our answer to its challenge.
+half_way(P) ->
+    {S, _Challenge} = challenged(P, <<>>),
+    S.
+
 %% As a connector: send_name with the given bytes behind the name; what stands in the challenge.
 challenge_hello(P, Behind) ->
+    {S, Challenge} = challenged(P, Behind),
+    gen_tcp:close(S),
+    partisan_dist_hello:find({challenge, Challenge}).
+
+challenged(P, Behind) ->
     {ok, S} = connect(P),
     Flags = pt_peer:eval(P, fun() -> element(2, erts_internal:get_dflags()) end),
     Name = "hello_" ++ integer_to_list(erlang:unique_integer([positive])) ++ "@127.0.0.1",
@@ -268,8 +331,7 @@ challenge_hello(P, Behind) ->
     ok = gen_tcp:send(S, [<<(iolist_size(SendName)):16>>, SendName]),
     {ok, <<"sok">>} = packet(S),
     {ok, Challenge} = packet(S),
-    gen_tcp:close(S),
-    partisan_dist_hello:find({challenge, Challenge}).
+    {S, Challenge}.
 
 packet(S) ->
     {ok, <<Length:16>>} = gen_tcp:recv(S, 2, 5000),
