@@ -131,6 +131,9 @@ handle_info({'DOWN', Ref, process, _Pid, _Reason}, State) when is_map_key(Ref, S
     {SessionId, Rest} = maps:take(Ref, State),
     true = ets:delete(?TABLE, {session, SessionId}),
     {noreply, Rest};
+handle_info({partisan_loop_failed, Text}, State) ->
+    ?LOG_ERROR("partisan: ~ts", [Text]),
+    {noreply, State};
 handle_info(_Message, State) ->
     {noreply, State}.
 

@@ -129,7 +129,7 @@ stat(Port) ->
     end.
 
 %% Test hook: the lane behaves as if the network did `What`.
--spec test(port(), pause_send | resume_send | pause_recv | resume_recv | shut, 0..255,
+-spec test(port(), pause_send | resume_send | pause_recv | resume_recv | shut | break_loop, 0..255,
            non_neg_integer()) -> answer().
 test(Port, What, LaneNo, Arg) ->
     Code = case What of
@@ -137,7 +137,8 @@ test(Port, What, LaneNo, Arg) ->
                resume_send -> 2;
                pause_recv -> 3;
                resume_recv -> 4;
-               shut -> 5
+               shut -> 5;
+               break_loop -> 6
            end,
     control(Port, ?TEST, <<Code:8, LaneNo:8, Arg:32>>).
 

@@ -39,12 +39,15 @@ struct pt_loop {
     _Atomic(struct pt_tx *) inbox; /* stack, newest first; pushed by any, emptied by the loop */
     atomic_bool sleeping;          /* the loop waits or is about to: whoever clears it wakes */
     atomic_bool stopping;
+    _Atomic(pt_loop_failed *) failed;
+    atomic_int broken; /* pt_loop_break() */
     _Atomic uint64_t submits, wakes;
 
     /* written by the loop thread only */
     char pad2[CACHE_LINE];
     struct pt_tx *under_way; /* list by next/prev: sends without a completion yet */
     atomic_int failure;      /* 0 or -errno since the backend is unusable */
+    struct pt_loop *heir;    /* serves what comes after that; or NULL */
     _Atomic uint64_t sends, bytes, waits;
     sem_t bell; /* what the loop waits on once the backend cannot wait any more */
 };
@@ -105,7 +108,10 @@ static void unlink_under_way(struct pt_loop *loop, struct pt_tx *tx)
 static void go_on(struct pt_loop *loop, struct pt_tx *tx)
 {
     if (PT_UNLIKELY(atomic_load_explicit(&loop->failure, memory_order_relaxed))) {
-        tx->done(tx, -EIO);
+        if (loop->heir)
+            pt_loop_submit(loop->heir, tx);
+        else
+            tx->done(tx, -EIO);
         return;
     }
     if (tx->fill(tx) == 0)
@@ -156,6 +162,9 @@ static bool serve_inbox(struct pt_loop *loop)
 static void fail(struct pt_loop *loop, int err)
 {
     atomic_store(&loop->failure, err);
+    pt_loop_failed *failed = atomic_load(&loop->failed);
+    if (failed)
+        loop->heir = failed(loop, err);
     while (loop->under_way) {
         struct pt_tx *tx = loop->under_way;
         unlink_under_way(loop, tx);
@@ -177,7 +186,7 @@ static void wait_and_complete(struct pt_loop *loop)
     atomic_store(&loop->sleeping, true);
     /* Look again. If there is something, wait() is still entered, woken in advance, so that
      * completions are taken in any case. */
-    if (atomic_load(&loop->inbox) || finished(loop))
+    if (atomic_load(&loop->inbox) || finished(loop) || atomic_load(&loop->broken))
         wake_if_sleeping(loop);
     if (atomic_load_explicit(&loop->failure, memory_order_relaxed)) {
         while (sem_wait(&loop->bell) != 0 && errno == EINTR) {
@@ -196,6 +205,8 @@ static void wait_and_complete(struct pt_loop *loop)
     }
     for (int i = 0; i < n; i++)
         complete(loop, tx[i], res[i]);
+    if (PT_UNLIKELY(atomic_load_explicit(&loop->broken, memory_order_relaxed)))
+        fail(loop, atomic_exchange(&loop->broken, 0));
 }
 
 static void *run(void *arg)
@@ -299,6 +310,17 @@ void pt_loop_stop(struct pt_loop *loop)
 const char *pt_loop_backend(const struct pt_loop *loop) { return loop->backend->name; }
 
 int pt_loop_failure(const struct pt_loop *loop) { return atomic_load(&loop->failure); }
+
+void pt_loop_on_failure(struct pt_loop *loop, pt_loop_failed *failed)
+{
+    atomic_store(&loop->failed, failed);
+}
+
+void pt_loop_break(struct pt_loop *loop, int err)
+{
+    atomic_store(&loop->broken, err);
+    wake_if_sleeping(loop);
+}
 
 void pt_loop_stats(const struct pt_loop *loop, struct pt_loop_stats *out)
 {

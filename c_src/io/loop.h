@@ -78,12 +78,20 @@ int pt_loop_start_with(struct pt_loop **loop, enum pt_backend_wish wish,
  * calls it. No tx may be submitted any more, and every pt_loop_submit() must have returned. */
 void pt_loop_stop(struct pt_loop *loop);
 /* Any thread; never blocks, never calls back, so it may be called under the session's lock. The
- * loop then calls tx->fill. If the backend has failed at run time, it calls done(-EIO) instead. */
+ * loop then calls tx->fill. If the backend has failed at run time, the loop's heir does, and if it has
+ * none it calls done(-EIO) instead. */
 void pt_loop_submit(struct pt_loop *loop, struct pt_tx *tx);
 const char *pt_loop_backend(const struct pt_loop *loop);
 /* 0, or the -errno with which the backend failed at run time: every lane then under way was shut
  * down and got done(-errno), and the node can send no more through this loop. Any thread. */
 int pt_loop_failure(const struct pt_loop *loop);
+/* What to do then, called once on the loop thread before any lane is given up; at best set before
+ * anything is submitted. Returns the heir: a loop that serves what is submitted to this one from then
+ * on and lives as long; or NULL. */
+typedef struct pt_loop *pt_loop_failed(struct pt_loop *loop, int err);
+void pt_loop_on_failure(struct pt_loop *loop, pt_loop_failed *failed);
+/* Test hook, any thread: the loop behaves as if its backend had failed with err (-errno). */
+void pt_loop_break(struct pt_loop *loop, int err);
 
 /* Running totals. wakes counts writes to the wake-up descriptor, waits calls into the backend. */
 struct pt_loop_stats {

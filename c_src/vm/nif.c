@@ -48,6 +48,23 @@ static bool get_backend(ErlNifEnv *env, ERL_NIF_TERM map, enum pt_backend_wish *
     return true;
 }
 
+static pthread_mutex_t watcher_lock = PTHREAD_MUTEX_INITIALIZER;
+static ErlNifPid watcher;
+static bool watched;
+
+void pt_nif_loop_failed(const char *text)
+{
+    ErlNifEnv *env = enif_alloc_env();
+    if (!env)
+        return;
+    ERL_NIF_TERM m = enif_make_tuple2(env, atom(env, "partisan_loop_failed"), string(env, text));
+    pthread_mutex_lock(&watcher_lock);
+    if (watched)
+        enif_send(NULL, &watcher, env, m);
+    pthread_mutex_unlock(&watcher_lock);
+    enif_free_env(env);
+}
+
 static ERL_NIF_TERM start(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
     struct pt_node_opts o = {.backend = PT_BACKEND_AUTO};
@@ -63,9 +80,14 @@ static ERL_NIF_TERM start(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
         enif_get_string(env, v, congestion, sizeof congestion, ERL_NIF_LATIN1) <= 0)
         return enif_make_badarg(env);
     o.congestion = congestion;
+    pthread_mutex_lock(&watcher_lock);
+    watched = enif_self(env, &watcher) != NULL;
+    pthread_mutex_unlock(&watcher_lock);
     int rc = pt_node_start(&o);
-    return enif_make_tuple2(env, atom(env, rc ? "error" : "ok"),
-                            string(env, pt_node.backend_reason));
+    pthread_mutex_lock(&pt_node.lock);
+    v = string(env, pt_node.backend_reason);
+    pthread_mutex_unlock(&pt_node.lock);
+    return enif_make_tuple2(env, atom(env, rc ? "error" : "ok"), v);
 }
 
 /* ---- keyed hashes ---- */

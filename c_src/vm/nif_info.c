@@ -207,6 +207,7 @@ ERL_NIF_TERM pt_nif_info(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
     }
     struct pt_loop *loop = pt_node.loop;
     put_s(&m, "backend_reason", pt_node.backend_reason);
+    put_n(&m, "backend_failures", pt_node.loop_failures);
     pthread_mutex_unlock(&pt_node.lock);
     put(&m, "backend", enif_make_atom(env, loop ? pt_loop_backend(loop) : "undefined"));
     put_n(&m, "sessions", sessions);

@@ -10,19 +10,22 @@
 #include <stdatomic.h>
 
 struct pt_node {
+    /* Once started never NULL again; another one after a failure. The old one stays, for who just
+     * took it from here. */
+    _Atomic(struct pt_loop *) loop;
     /* constant after pt_node_start() */
-    struct pt_loop *loop;
     struct pt_sock_opts sock;
     char congestion[32];
     unsigned flush_timeout_ms; /* no byte leaves for so long: a closing port gives up */
     uint64_t ram;
-    char backend_reason[256];
     bool break_order; /* PARTISAN_TEST_BREAK_ORDER: mutation for the order tests */
     /* lock */
     pthread_mutex_t lock;
     struct pt_list peers; /* struct pt_peer.node_link */
     bool started;
     int start_result;
+    char backend_reason[512];
+    uint64_t loop_failures, loop_failed_at; /* ns */
     /* any thread */
     atomic_uint_fast64_t sessions_total;
 };
@@ -35,9 +38,15 @@ struct pt_node_opts {
     const char *congestion; /* "" = the system's */
 };
 
-void pt_node_init(void); /* when the object is loaded; idempotent */
+uint64_t pt_now_ns(void); /* monotonic */
+void pt_node_init(void);  /* when the object is loaded; idempotent */
 /* Starts the loop, once a VM: later calls return the first result. 0 or -errno; the words are in
  * pt_node.backend_reason either way. */
 int pt_node_start(const struct pt_node_opts *opts);
+/* Can the loop send? If it failed, another try to start one, but not right after the last failure.
+ * False: the words are in why. Takes the node lock. */
+bool pt_node_loop_works(char *why, size_t why_len);
+/* nif.c: tells the process that called start/1; any thread. */
+void pt_nif_loop_failed(const char *text);
 
 #endif

@@ -6,19 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 /* How long the other lanes may take to end once one did: the rest of what is in flight, a
  * retransmission included. */
 static const uint64_t END_GRACE_NS = 1000 * 1000000ull;
-
-uint64_t pt_now_ns(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
 
 struct pt_peer *pt_peer_new(ErlDrvPort port)
 {

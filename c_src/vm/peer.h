@@ -50,8 +50,6 @@ struct pt_peer {
     atomic_bool wake_pending;
 };
 
-uint64_t pt_now_ns(void); /* monotonic */
-
 /* peer.c; port lock */
 struct pt_peer *pt_peer_new(ErlDrvPort port); /* NULL with errno set */
 void pt_peer_free(struct pt_peer *p);         /* stop callback: waits until the loop let go */

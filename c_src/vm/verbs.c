@@ -2,12 +2,13 @@
  * answered with words, never trusted. */
 #include "vm/peer.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
 enum verb { INIT = 1, LANE, START, TICK, STAT, TEST, SETQ, NOTIFY };
-enum test { PAUSE_SEND = 1, RESUME_SEND, PAUSE_RECV, RESUME_RECV, SHUT };
+enum test { PAUSE_SEND = 1, RESUME_SEND, PAUSE_RECV, RESUME_RECV, SHUT, BREAK_LOOP };
 
 struct answer {
     uint8_t bytes[256];
@@ -45,10 +46,11 @@ static void set_max_queue(struct pt_peer *p, uint64_t bytes)
 
 static void verb_init(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
 {
+    char why[200];
     if (p->ready)
         return no(a, "INIT was done already");
-    if (!pt_node.loop)
-        return no(a, "the loop thread is not running: partisan_nif:start/1 comes first");
+    if (!pt_node_loop_works(why, sizeof why))
+        return no(a, why);
     if (len < INIT_FIXED || b[0] != 1 || len - INIT_FIXED != pt_get16(b + INIT_FIXED - 2) ||
         len - INIT_FIXED > PT_NODE_NAME_MAX || b[1] < 1 || b[1] > PT_LANES_MAX)
         return no(a, "malformed INIT");
@@ -121,6 +123,7 @@ static void verb_test(struct pt_peer *p, const uint8_t *b, size_t len, struct an
             pt_rx_select(p, l, b[0] == RESUME_RECV && pt_rx_may_read(l));
         break;
     case SHUT: shutdown(l->fd, SHUT_RDWR); break;
+    case BREAK_LOOP: pt_loop_break(pt_node.loop, -EBADF); break;
     default: return no(a, "unknown TEST");
     }
     ok(a, "", 0);

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -267,6 +268,55 @@ START_TEST(backend_fails_at_run_time)
 }
 END_TEST
 
+/* What is not under way when the backend fails goes on with the heir, and so does what is submitted
+ * to the old loop later; nobody finds out. */
+static struct pt_loop *heir;
+static atomic_int failures;
+
+static struct pt_loop *take_over(struct pt_loop *loop, int err)
+{
+    ck_assert_int_eq(err, -ENODEV);
+    ck_assert_int_eq(pt_loop_failure(loop), -ENODEV);
+    atomic_fetch_add(&failures, 1);
+    return heir;
+}
+
+START_TEST(an_heir_takes_over)
+{
+    struct pt_loop *loop = kit_start(_i);
+    struct lane stuck, idle, late;
+    struct lane *sends[] = {&idle, &late};
+    struct pt_loop_stats st;
+
+    heir = kit_start(0);
+    pt_loop_on_failure(loop, take_over);
+    lane_init(&stuck, 1, 1 << 20, true);
+    lane_stick(loop, &stuck);
+    for (int i = 0; i < 2; i++) {
+        lane_init(sends[i], (uint64_t)i, 100000, false);
+        ck_assert(pthread_create(&sends[i]->reader, NULL, lane_reader, sends[i]) == 0);
+    }
+    lane_offer(loop, &idle, 1 << 20);
+    lane_wait_returned(&idle);
+    pt_loop_break(loop, -ENODEV);
+    lane_wait_returned(&stuck);
+    ck_assert_int_eq(stuck.error, -ENODEV);
+    lane_offer(loop, &late, 1 << 20);
+    lane_offer(loop, &idle, 1 << 20);
+    for (int i = 0; i < 2; i++)
+        lane_finish(sends[i]);
+    ck_assert_int_eq(atomic_load(&failures), 1);
+    ck_assert_int_eq(pt_loop_failure(heir), 0);
+    pt_loop_stats(heir, &st);
+    ck_assert_uint_eq(st.bytes, 2 << 20);
+    pt_loop_stop(loop);
+    pt_loop_stop(heir);
+    lane_free(&stuck);
+    for (int i = 0; i < 2; i++)
+        lane_free(sends[i]);
+}
+END_TEST
+
 int main(void)
 {
     int backends = kit_backends();
@@ -286,6 +336,7 @@ int main(void)
     tcase_add_test(choice, no_backend_at_all);
     tcase_add_loop_test(choice, no_memory, 0, PT_MIN(backends, 2));
     tcase_add_loop_test(choice, backend_fails_at_run_time, 0, backends);
+    tcase_add_loop_test(choice, an_heir_takes_over, 0, backends);
     suite_add_tcase(s, choice);
 
     SRunner *r = srunner_create(s);

@@ -8,7 +8,8 @@
 -export([peer_killed/1, peer_frozen/1, frozen_peer_under_load/1, lane_cut_in_large_message/1,
          simultaneous_connects/1, simultaneous_connects_with_signals/1, reconnect_storm/1,
          no_descriptors_left/1, garbage_before_authentication/1, half_open/1, slow_bytes/1,
-         garbage_after_authentication/1, port_closed_by_somebody/1, kill_in_large_message/1]).
+         garbage_after_authentication/1, port_closed_by_somebody/1, kill_in_large_message/1,
+         backend_fails/1]).
 
 suite() -> [{timetrap, {seconds, 110}}].
 
@@ -16,7 +17,7 @@ all() ->
     [peer_killed, kill_in_large_message, peer_frozen, frozen_peer_under_load,
      lane_cut_in_large_message, simultaneous_connects, simultaneous_connects_with_signals,
      reconnect_storm, no_descriptors_left, garbage_before_authentication, half_open, slow_bytes,
-     garbage_after_authentication, port_closed_by_somebody].
+     garbage_after_authentication, port_closed_by_somebody, backend_fails].
 
 %% ---- loss of the peer ----------------------------------------------------------------------
 
@@ -296,6 +297,76 @@ hold(L) ->
         {ok, S} -> hold([S | L]);
         {error, _} -> L
     end.
+
+%% The loop thread's backend fails under a connection: that connection may end, with one line that says
+%% why; others go on and new ones come, over a loop on poll. If that fails at once as well, nothing new
+%% is accepted until another loop is worth a try.
+backend_fails(_) ->
+    case pt_peer:carrier() of
+        "partisan" ->
+            [A, B, C] = [pt_peer:start(fa, ?ALONE) || _ <- [1, 2, 3]],
+            pt_peer:log_start(A),
+            [pt_peer:connect(A, P) || P <- [B, C]],
+            backend_fails(A, B, C),
+            stop([A, B, C]);
+        Other ->
+            {skip, "no backend with " ++ Other}
+    end.
+
+backend_fails(A, B, C) ->
+    NB = pt_peer:node(B),
+    NC = pt_peer:node(C),
+    [?assertEqual(ok, bulk(A, P)) || P <- [B, C]],
+    %% B takes nothing, so the loop is sending to it for as long as we like
+    SinkB = pt_peer:spawn_collector(B),
+    W = watcher(B, A),
+    pt_peer:sigstop(B),
+    cast(A, fun() -> SinkB ! binary:copy(<<1>>, 60000000) end),
+    Loops = fun() -> [S || #{state := S} <- maps:get(lanes, session(A, NB), [])] end,
+    ?assert(pt_peer:wait(fun() -> lists:member(loop, Loops()) end)),
+    break_loop(A, NC),
+    ?assert(pt_peer:wait(fun() -> session(A, NB) =:= undefined end)),
+    pt_peer:sigcont(B),
+    one_end(B, W, A, any),
+    #{backend := poll, backend_failures := 1, backend_reason := Reason} = info(A),
+    ?assertMatch("poll: the " ++ _, Reason),
+    ?assert(pt_peer:wait(fun() -> logged(A, error, "backend failed at run time") =:= 1 end)),
+    ?assertMatch(#{}, session(A, NC)), % it was idle: untouched
+    ?assertEqual(ok, bulk(A, C)),
+    pt_peer:connect(A, B),
+    ?assertEqual(ok, bulk(A, B)),
+    %% again
+    [pt_peer:disconnect(A, P) || P <- [B]],
+    break_loop(A, NC),
+    ?assert(pt_peer:wait(fun() -> maps:get(backend_failures, info(A)) =:= 2 end)),
+    ?assertEqual(false, pt_peer:call(A, net_kernel, connect_node, [NB])),
+    ?assert(logged(A, error, "no connection with " ++ atom_to_list(NB)) >= 1),
+    ?assertEqual(2, logged(A, error, "backend failed at run time: ")),
+    ?assert(pt_peer:wait(fun() -> true =:= pt_peer:call(A, net_kernel, connect_node, [NB]) end,
+                         30000, 1000)),
+    ?assertEqual(ok, bulk(A, B)),
+    [healthy(P) || P <- [A, B, C]].
+
+%% Large enough for the loop, there and back.
+bulk(A, B) ->
+    NB = pt_peer:node(B),
+    on(A, fun() ->
+              Big = binary:copy(<<"bulk">>, 5000000),
+              case erpc:call(NB, erlang, iolist_to_binary, [[Big]], 20000) of
+                  Big -> ok;
+                  _ -> damaged
+              end
+          end).
+
+break_loop(A, Node) ->
+    ok = on(A, fun() -> partisan_drv:test(pt_peer:dist_port(Node), break_loop, 0, 0) end).
+
+info(A) -> pt_peer:call(A, partisan_dist, info, []).
+session(A, Node) -> pt_peer:call(A, partisan_dist, info, [Node]).
+
+logged(P, Level, Words) ->
+    length([Text || {L, Text} <- pt_peer:logged(P), L =:= Level,
+                    string:find(Text, Words) =/= nomatch]).
 
 %% ---- strangers -----------------------------------------------------------------------------
 

@@ -220,6 +220,7 @@ summary(Nodes, Rounds, #{seed := Seed, chaos := Chaos}) ->
         ++ [{in_the_log, L} || L <- bad_news(Nodes)],
     [io:format("violation: ~0p~n", [V]) || V <- lists:sublist(Vs, 20)],
     [io:format("failure: ~s~n", [lists:flatten(io_lib:format("~0P", [F, 60]))]) || F <- Failures],
+    [tell_logs(Nodes) || Vs =/= [] orelse Failures =/= []],
     Pairs = Sum(pairs),
     Promised = Sum(promised),
     Kept = Sum(kept),
@@ -228,6 +229,12 @@ summary(Nodes, Rounds, #{seed := Seed, chaos := Chaos}) ->
               [length(Rounds), Pairs, Promised, Kept, maps:get(received, Counts, 0)]),
     io:format("seed ~b: ~b passed, ~b failed~n", [Seed, Pairs + Kept, Failed]),
     {Pairs + Kept, Failed}.
+
+%% Why connections ended, from both ends: what a failure is read with.
+tell_logs(Nodes) ->
+    [io:format("log of ~s: ~s: ~s~n", [pt_peer:node(P), Level, Text])
+     || P <- Nodes, {Level, Text} <- lists:nthtail(max(0, length(pt_peer:logged(P)) - 40),
+                                                   pt_peer:logged(P))].
 
 %% What no peer may ever say of another, in a brutal round either: the reasons of
 %% pt_strerror (c_src/base/pt.c) that mean a broken protocol.
