@@ -1,36 +1,38 @@
-%% The benchmark's main program: plan, rounds, results. bench/run starts it.
+%% The benchmark's main program: plan, run, table, verdict. bench/run starts it.
 -module(pt_bench).
--export([main/0]).
+-export([main/0, guarded/1]).
 
 -spec main() -> no_return().
 main() ->
+    guarded(fun() ->
+        case pt_bench_opts:parse(init:get_plain_arguments()) of
+            help ->
+                out(pt_bench_opts:help()),
+                0;
+            list ->
+                [out("~-22s ~ts~n", [N, T]) || #{name := N, text := T} <- pt_bench_cases:all()],
+                0;
+            self_test ->
+                self_test();
+            {plot, Dir} ->
+                out(pt_bench_plot:draw(Dir)),
+                0;
+            {error, Words} ->
+                throw({usage, Words});
+            {ok, Options} ->
+                run(Options)
+        end
+    end).
+
+%% Ends the VM with what Fun returns, or with the status and the words for what it throws.
+-spec guarded(fun(() -> non_neg_integer())) -> no_return().
+guarded(Fun) ->
     Status =
         try
-            case pt_bench_opts:parse(init:get_plain_arguments()) of
-                help ->
-                    out(pt_bench_opts:help()),
-                    0;
-                list ->
-                    Cases = pt_bench_cases:all(),
-                    out([[pad(N), T, $\n] || #{name := N, text := T} <- Cases]),
-                    0;
-                self_test ->
-                    Passed = pt_bench_test:run(),
-                    tally(Passed, 0),
-                    out("bench: ~b self-tests passed~n", [Passed]),
-                    [
-                        out("checking a message of ~b B costs ~b ns~n", [Size, round(Ns)])
-                     || {Size, Ns} <- pt_bench_test:check_cost()
-                    ],
-                    0;
-                {error, Words} ->
-                    throw({usage, Words});
-                {ok, Options} ->
-                    start(Options)
-            end
+            Fun()
         catch
             throw:{usage, Text} ->
-                err("bench: ~ts (bench/run --help)~n", [Text]),
+                err("bench: ~ts (--help)~n", [Text]),
                 2;
             throw:{no_start, Text} ->
                 err("bench: ~ts~n", [Text]),
@@ -39,71 +41,101 @@ main() ->
                 %% Whoever read the output has gone, as in `bench/run | head'.
                 4;
             Class:Reason:Stack ->
-                err("bench: fault in the benchmark itself: ~0p:~0p~n  ~0p~n", [
-                    Class, Reason, Stack
-                ]),
+                err("bench: fault in the benchmark itself: ~0p:~0p~n  ~0p~n", [Class, Reason, Stack]),
                 4
         end,
     halt(Status).
 
-start(#{short := Short} = Options) ->
-    Cases = cases(Options),
-    Carriers = carriers(Options),
-    maps:get(pinned, Options) andalso os:find_executable("taskset") =:= false andalso
-        throw({usage, "--pinned needs taskset (package util-linux)"}),
-    File = out_file(Options),
-    ok = filelib:ensure_dir(File),
-    {ok, Out} = file:open(File, [write, delayed_write]),
-    Run = #{
-        options => Options,
-        tag => os:getpid(),
-        out => Out,
-        cases => Cases,
-        carriers => Carriers,
-        total => rounds(Options) * length(Cases) * length(Carriers),
-        node => #{
-            pinned => maps:get(pinned, Options),
-            paths => [beams(), ebin(Options)],
-            erl => maps:get(erl, Options)
-        }
-    },
-    Env = environment(Run),
-    out(pt_bench_report:environment(Env)),
-    write(Run, Env#{type => environment}),
-    Samples = lists:append(rounds(Run, 1, rounds(Options), #{})),
+self_test() ->
+    Passed = pt_bench_test:run(),
+    tally(Passed, 0),
+    out("bench: ~b self-tests passed~n", [Passed]),
+    [out("checking a message of ~b B costs ~b ns~n", [S, round(Ns)]) || {S, Ns} <- pt_bench_test:check_cost()],
+    0.
+
+%%% a run
+
+run(Options) ->
+    #{store := Store, done := Done} = Run = with_store(plan(Options)),
+    #{cases := Cases, carriers := Carriers, node := Node} = Run,
+    Dir = maps:get(dir, Node),
+    [needs_certificate(Dir, maps:get(hosts, Node)) || #{tls := _} <- Carriers],
+    map_size(Done) > 0 andalso
+        out("taken up: ~ts, ~b cells are there already~n", [Dir, map_size(Done)]),
+    Samples = pt_bench_round:all(Run),
     Labels = [L || #{label := L} <- Carriers],
     Summaries = pt_bench_report:summaries(Cases, Labels, Samples),
-    [write(Run, S#{type => summary, carrier := bin(L), 'case' := bin(C)})
-     || #{carrier := L, 'case' := C} = S <- Summaries],
-    ok = file:close(Out),
-    Short orelse out(pt_bench_report:table(Cases, Labels, Summaries)),
-    verdict(Samples, File).
+    [
+        pt_bench_store:write(Store, S#{type => summary, carrier := bin(L), 'case' := bin(C)})
+     || #{carrier := L, 'case' := C} = S <- Summaries
+    ],
+    pt_bench_store:write(Store, #{type => end_, time => now_text()}),
+    ok = pt_bench_store:close(Store),
+    case Options of
+        #{short := true} ->
+            ok;
+        #{plots := Plots} ->
+            Table = pt_bench_report:table(Cases, Labels, Summaries),
+            ok = file:write_file(filename:join(Dir, "table.txt"), unicode:characters_to_binary(Table)),
+            out(Table),
+            Plots andalso out(pt_bench_plot:draw(Dir))
+    end,
+    verdict(Samples, Dir).
+
+needs_certificate(Dir, {HostA, HostB}) ->
+    case pt_bench_tls:make(Dir, [HostA, HostB]) of
+        ok -> ok;
+        {error, Text} -> throw({no_start, Text})
+    end.
+
+%% Everything but where results go and what is there already.
+plan(#{short := Short} = Options) ->
+    maps:get(pinned, Options) andalso os:find_executable("taskset") =:= false andalso
+        throw({usage, "--pinned needs taskset (package util-linux)"}),
+    Defaults = maps:filter(fun(_, V) -> V =/= undefined end, maps:with([backend, lanes], Options)),
+    Words =
+        case Options of
+            #{carriers := undefined, full := true} -> pt_bench_carrier:full();
+            #{carriers := undefined, floor := Floor} -> pt_bench_carrier:usual(Short, Floor);
+            #{carriers := Given} -> Given
+        end,
+    Carriers = [
+        case pt_bench_carrier:parse(Word, Defaults) of
+            {ok, Carrier} -> Carrier;
+            {error, Text} -> throw({usage, Text})
+        end
+     || Word <- Words
+    ],
+    %% The floor is no base: ratios to it have a column of their own.
+    Real = [C || #{proto := P} = C <- Carriers, P =/= floor],
+    Real =:= [] andalso throw({usage, "the floor alone says nothing: name a carrier"}),
+    #{
+        options => Options,
+        tag => os:getpid(),
+        cases => cases(Options),
+        carriers => number_equals(Real ++ (Carriers -- Real)),
+        floor => filename:join([beams(), "floor"]),
+        node => #{
+            pinned => maps:get(pinned, Options),
+            erl => maps:get(erl, Options),
+            beams => beams(),
+            ebin => ebin(Options),
+            hosts => {maps:get(host_a, Options), maps:get(host_b, Options)},
+            wraps => {maps:get(wrap_a, Options), maps:get(wrap_b, Options)}
+        }
+    }.
 
 cases(#{short := true, cases := undefined}) ->
     pt_bench_cases:short();
-cases(#{cases := undefined}) ->
+cases(#{full := true, cases := undefined}) ->
     pt_bench_cases:all();
+cases(#{cases := undefined}) ->
+    pt_bench_cases:default();
 cases(#{cases := Wanted}) ->
     case pt_bench_cases:select(Wanted) of
         {ok, Cases} -> Cases;
         {error, Unknown} -> throw({usage, "no such case: " ++ Unknown ++ "; --list names them"})
     end.
-
-carriers(#{carriers := Given, short := Short} = Options) ->
-    Words =
-        case Given of
-            undefined when Short -> ["partisan", "partisan-poll"];
-            undefined -> ["inet_tcp", "partisan"];
-            _ -> Given
-        end,
-    Defaults = maps:filter(fun(_, V) -> V =/= undefined end, maps:with([backend, lanes], Options)),
-    number_equals([
-        case pt_bench_nodes:parse(Word, Defaults) of
-            {ok, Carrier} -> Carrier;
-            {error, Text} -> throw({usage, Text})
-        end
-     || Word <- Words
-    ]).
 
 %% The same carrier twice: inet_tcp, inet_tcp#2.
 number_equals(Carriers) ->
@@ -118,138 +150,60 @@ number_equals(Carriers) ->
     ),
     Named.
 
-rounds(#{short := true}) -> 1;
-rounds(#{rounds := N}) -> N.
-
-%%% rounds
-
-%% Pairs: label => the pair, or why there is none. Bad: what is not tried again, {Case, Label} that
-%% failed and labels whose nodes no longer start.
-rounds(_Run, Round, Last, _Bad) when Round > Last ->
-    [];
-rounds(#{carriers := Carriers, cases := Cases} = Run, Round, Last, Bad) ->
-    Pairs = maps:from_list([
-        {L, pair(Run, C, Round)}
-     || #{label := L} = C <- Carriers, not is_map_key(L, Bad)
-    ]),
-    Round =:= 1 andalso first_pairs(Run, Pairs),
-    Cells = [{Case, C} || Case <- Cases, C <- order(Round, Carriers)],
-    {Samples, {Pairs1, Bad1, _}} =
-        lists:mapfoldl(
-            fun({Case, C}, {Ps, B, I}) -> cell(Run, Round, I, Case, C, Ps, B) end,
-            {Pairs, Bad, (Round - 1) * length(Cells) + 1},
-            Cells
-        ),
-    [pt_bench_nodes:stop_pair(P) || {ok, P} <- maps:values(Pairs1)],
-    [[S || S <- Samples, S =/= skipped] | rounds(Run, Round + 1, Last, Bad1)].
-
-%% Nothing measured yet: without all carriers there is nothing to compare.
-first_pairs(Run, Pairs) ->
-    case [Text || {error, Text} <- maps:values(Pairs)] of
-        [Text | _] ->
-            [pt_bench_nodes:stop_pair(P) || {ok, P} <- maps:values(Pairs)],
-            throw({no_start, Text});
-        [] ->
-            [
-                out("~s: ~s~n", [L, Words])
-             || {L, {ok, P}} <- maps:to_list(Pairs),
-                Words <- [note_carrier(Run, L, P)],
-                Words =/= ""
-            ]
-    end.
-
-note_carrier(Run, Label, Pair) ->
-    {Words, Said} = pt_bench_nodes:describe(Pair),
-    Text = io_lib:format("~0tp", [Said]),
-    write(Run, #{type => carrier, carrier => bin(Label), says => bin(Text)}),
-    Words.
-
-%% A B, then B A: what the first cell does to the second hits both carriers equally often.
-order(Round, Carriers) when Round rem 2 =:= 1 -> Carriers;
-order(_Round, Carriers) -> lists:reverse(Carriers).
-
-pair(#{tag := Tag, node := Node}, #{label := Label} = Carrier, Round) ->
-    Unique = [case C of $# -> $_; $- -> $_; _ -> C end || C <- Label],
-    Count = erlang:unique_integer([positive]),
-    Name = io_lib:format("~s_~s_~b_~b", [Tag, Unique, Round, Count]),
-    pt_bench_nodes:start_pair(Carrier, lists:flatten(Name), Node).
-
-cell(_Run, _Round, I, #{name := Name}, #{label := Label}, Pairs, Bad) when
-    is_map_key({Name, Label}, Bad); is_map_key(Label, Bad)
-->
-    {skipped, {Pairs, Bad, I + 1}};
-cell(Run, Round, I, #{name := Name} = Case, #{label := Label} = Carrier, Pairs, Bad) ->
-    Sample =
-        case maps:get(Label, Pairs) of
-            {ok, Pair} -> measure(Run, Round, Case, Label, Pair);
-            {error, Text} -> failed(#{round => Round, 'case' => Name, carrier => Label}, Text)
+%% A new directory, or that of the run to take up and what it holds.
+with_store(#{options := Options, node := Node} = Plan) ->
+    Root = filename:join(beams(), "results"),
+    Mine = pt_bench_env:plan(Plan),
+    {How, Dir} =
+        case Options of
+            #{resume := "last"} ->
+                case pt_bench_store:unfinished(Root, Mine) of
+                    {ok, Found} -> {reopen, Found};
+                    none -> {create, out_dir(Root, Options)}
+                end;
+            #{resume := undefined} ->
+                {create, out_dir(Root, Options)};
+            #{resume := Given} ->
+                {reopen, Given}
         end,
-    write(Run, json(Sample)),
-    out(pt_bench_report:progress({I, maps:get(total, Run)}, Sample, maps:get(show, Case))),
-    case {Sample, maps:get(Label, Pairs)} of
-        {#{ok := true}, _} ->
-            {Sample, {Pairs, Bad, I + 1}};
-        {#{ok := false}, {error, _}} ->
-            {Sample, {Pairs, Bad#{Label => true}, I + 1}};
-        {#{ok := false}, {ok, Broken}} ->
-            %% Whatever went wrong, the next cell gets nodes that know nothing of it.
-            pt_bench_nodes:stop_pair(Broken),
-            Fresh = Pairs#{Label := pair(Run, Carrier, Round)},
-            {Sample, {Fresh, Bad#{{Name, Label} => true}, I + 1}}
+    Abs = filename:absname(Dir),
+    {Store, Done} = open_store(How, Abs, Mine, Plan),
+    Plan#{store => Store, done => Done, node := Node#{dir => Abs}}.
+
+open_store(create, Dir, _Mine, Plan) ->
+    Store = opened(pt_bench_store:create(Dir)),
+    Env = pt_bench_env:describe(Plan),
+    out(pt_bench_report:environment(Env)),
+    pt_bench_store:write(Store, Env#{type => environment}),
+    {Store, #{}};
+open_store(reopen, Dir, Mine, _Plan) ->
+    case pt_bench_store:read(Dir) of
+        {ok, Lines} ->
+            maps:get(<<"plan">>, pt_bench_store:environment(Lines), none) =:= Mine orelse
+                throw({usage, Dir ++ " was run with other options, or by another build: its cells "
+                    "and new ones do not belong into one table"}),
+            Done = [{{C, L, R}, S}
+             || #{'case' := C, carrier := L, round := R} = S <- pt_bench_store:samples(Lines)],
+            {opened(pt_bench_store:reopen(Dir)), maps:from_list(Done)};
+        {error, Text} ->
+            throw({usage, Text})
     end.
 
-measure(#{options := Options}, Round, #{name := Name} = Case, Label, Pair) ->
-    #{seconds := Seconds, stall := Stall, short := Short} = Options,
-    Cell = pt_bench_cases:cell(Case, #{
-        short => Short, seconds => Seconds, stall_ms => Stall * 1000
-    }),
-    Sample = #{round => Round, 'case' => Name, carrier => Label},
-    Result =
-        case pt_bench_nodes:prepare(Pair, Cell) of
-            ok -> pt_bench_nodes:run(Pair, Cell);
-            Error -> Error
-        end,
-    case Result of
-        {ok, #{parts := Parts, usage := #{external := External}, peak_kb := Peaks} = Got} ->
-            Proof = pt_bench_proof:merge([P || #{proof := P} <- Parts]),
-            Done = Sample#{
-                proof => Proof,
-                external => External,
-                parts => Parts,
-                peak_kb => Peaks,
-                usage => maps:get(usage, Got)
-            },
-            case pt_bench_proof:is_ok(Proof) of
-                true -> Done#{ok => true, metrics => pt_bench_cases:metrics(Case, Got)};
-                false -> Done#{ok => false, why => lists:flatten(pt_bench_proof:words(Proof))}
-            end;
-        {stalled, Words} ->
-            failed(Sample, "not delivered: " ++ Words);
-        {error, Words} ->
-            failed(Sample, Words)
-    end.
+opened({ok, Store}) -> Store;
+opened({error, Text}) -> throw({usage, Text}).
 
-failed(Sample, Why) ->
-    Sample#{ok => false, why => Why, proof => pt_bench_proof:unfinished()}.
+out_dir(Root, #{out := undefined}) ->
+    {{Y, Mo, D}, {H, Mi, S}} = calendar:local_time(),
+    Name = io_lib:format("~4..0b~2..0b~2..0b-~2..0b~2..0b~2..0b-~s", [Y, Mo, D, H, Mi, S, os:getpid()]),
+    filename:join(Root, Name);
+out_dir(_Root, #{out := Dir}) ->
+    Dir.
 
-json(#{'case' := Case, carrier := Label} = Sample) ->
-    Parts = [
-        (maps:with([messages, seconds, latency_us, histogram], P))#{part => Part}
-     || #{part := Part} = P <- maps:get(parts, Sample, [])
-    ],
-    (Sample#{
-        type => cell,
-        'case' := bin(Case),
-        carrier := bin(Label),
-        parts => Parts,
-        why => bin(maps:get(why, Sample, ""))
-    }).
-
-verdict(Samples, File) ->
+verdict(Samples, Dir) ->
     Failed = [S || #{ok := false} = S <- Samples],
     Proof = pt_bench_proof:merge([P || #{proof := P} <- Samples]),
     tally(length(Samples) - length(Failed), length(Failed)),
-    out("~nResults: ~ts~n", [File]),
+    out("~nResults: ~ts~n", [Dir]),
     case Failed of
         [] ->
             out("Delivered: ~ts, in ~b cells.~n", [pt_bench_proof:words(Proof), length(Samples)]),
@@ -262,48 +216,10 @@ verdict(Samples, File) ->
             1
     end.
 
-%%% environment
-
-environment(#{options := Options, carriers := Carriers}) ->
-    #{
-        time => bin(calendar:system_time_to_rfc3339(erlang:system_time(second))),
-        kernel => pt_bench_proc:kernel(),
-        cpu => pt_bench_proc:cpu_model(),
-        cores => erlang:system_info(logical_processors_available),
-        otp => otp_version(),
-        load => pt_bench_proc:load(),
-        schedulers =>
-            case Options of
-                #{pinned := true} -> <<"1 a VM, pinned">>;
-                #{} -> <<"default">>
-            end,
-        rounds => rounds(Options),
-        carriers => [
-            bin(lists:join(" ", ["-proto_dist", P | A]))
-         || #{proto := P, args := A} <- Carriers
-        ],
-        erl_args => [bin(A) || A <- maps:get(erl, Options)]
-    }.
-
-otp_version() ->
-    Release = erlang:system_info(otp_release),
-    case file:read_file(filename:join([code:root_dir(), "releases", Release, "OTP_VERSION"])) of
-        {ok, Version} -> string:trim(Version);
-        {error, _} -> bin(Release)
-    end.
-
 beams() -> filename:dirname(code:which(?MODULE)).
 
 ebin(#{ebin := undefined}) -> filename:join([beams(), "..", "..", "ebin"]);
-ebin(#{ebin := Dir}) -> Dir.
-
-out_file(#{out := undefined}) ->
-    {{Y, Mo, D}, {H, Mi, S}} = calendar:local_time(),
-    Name = io_lib:format("run-~4..0b~2..0b~2..0b-~2..0b~2..0b~2..0b-~s.jsonl",
-        [Y, Mo, D, H, Mi, S, os:getpid()]),
-    filename:join(beams(), Name);
-out_file(#{out := File}) ->
-    File.
+ebin(#{ebin := Dir}) -> filename:absname(Dir).
 
 %% `make check' adds up what its stages passed and failed: a line each in the file it names.
 tally(Passed, Failed) ->
@@ -312,13 +228,10 @@ tally(Passed, Failed) ->
         File -> ok = file:write_file(File, io_lib:format("~b ~b~n", [Passed, Failed]), [append])
     end.
 
-%%% output
-
-write(#{out := Out}, Map) -> ok = file:write(Out, pt_bench_json:line(Map)).
+now_text() -> bin(calendar:system_time_to_rfc3339(erlang:system_time(second))).
 
 out(Text) -> io:put_chars(Text).
 out(Format, Args) -> io:format(Format, Args).
 err(Format, Args) -> io:format(standard_error, Format, Args).
 
-pad(Text) -> string:pad(Text, 16).
 bin(Text) -> unicode:characters_to_binary(Text).

@@ -1,13 +1,11 @@
 %% The table of cases. A new workload is a row here; its parts are described in pt_bench_work.
 -module(pt_bench_cases).
--export([all/0, select/1, short/0, cell/2, metrics/2]).
+-export([all/0, default/0, select/1, short/0, cell/2, metrics/2]).
 -export_type(['case'/0, metric/0]).
 
 -type 'case'() :: #{
     name := string(),
     text := string(),
-    %% bench: in the default run (default); full: only with --full, which runs all
-    set => bench | full,
     parts := [pt_bench_work:part()],
     ms := pos_integer(),
     %% figures of the table, in order
@@ -75,6 +73,10 @@ all() ->
                 show => [p50_us, p99_us, p999_us, mb_s, cpu_s_per_gb, rss_mb]
             }
         ].
+
+%% What a run holds that names no cases.
+-spec default() -> ['case'()].
+default() -> all().
 
 echo(Procs, Size) -> #{kind => echo, procs => Procs, size => Size}.
 

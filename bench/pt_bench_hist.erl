@@ -6,7 +6,8 @@
 %%
 %% The buckets are a `counters' array: many clients add to one histogram without a process between.
 -module(pt_bench_hist).
--export([new/0, add/2, total/1, quantile/2, to_list/1, from_list/1, merge/1, index/1, bounds/1]).
+-export([new/0, add/2, total/1, quantile/2, micros/1, to_list/1, from_list/1, merge/1,
+    index/1, bounds/1]).
 -export_type([hist/0]).
 
 -define(BITS, 8).
@@ -49,6 +50,14 @@ walk(Hist, I, Rank) ->
         N ->
             walk(Hist, I + 1, Rank - N)
     end.
+
+%% The usual quantiles, in microseconds.
+-spec micros(hist()) -> #{p50 | p90 | p99 | p999 | max := float() | none}.
+micros(Hist) ->
+    maps:map(
+        fun(_, Q) -> case quantile(Hist, Q) of none -> none; Ns -> Ns / 1000 end end,
+        #{p50 => 0.5, p90 => 0.9, p99 => 0.99, p999 => 0.999, max => 1.0}
+    ).
 
 %% The buckets in use as [Index, Count], in order: what a results file keeps. bounds/1 says what a
 %% bucket holds. Histograms of several cells or rounds are merged without any loss.

@@ -4,51 +4,37 @@
 %% crosses the carrier, and the controller needs no distribution of its own. They end when the
 %% controller ends, however it ends.
 -module(pt_bench_nodes).
--export([parse/2, start_pair/3, prepare/2, run/2, stop_pair/1, describe/1]).
--export_type([carrier/0, pair/0]).
+-export([start_pair/3, prepare/2, run/2, forget/1, stop_pair/1, describe/1, os_pids/1, call/4,
+    command/3]).
+-export_type([pair/0, options/0]).
 
--type carrier() :: #{label := string(), proto := string(), args := [string()]}.
 -opaque pair() :: #{
-    carrier := carrier(), peers := [pid()], nodes := [node()], os_pids := [string()]
+    carrier := pt_bench_carrier:carrier(),
+    peers := [pid()],
+    nodes := [node()],
+    os_pids := [string()]
+}.
+%% How nodes are started. Hosts and wraps are for the first and the second node: the address in the
+%% node's name, and words put before the command, as in ["ip", "netns", "exec", "left"].
+-type options() :: #{
+    pinned := boolean(),
+    erl := [string()],
+    ebin := file:filename(),
+    beams := file:filename(),
+    dir := file:filename(),
+    hosts := {string(), string()},
+    wraps := {[string()], [string()]}
 }.
 
 -define(BOOT_MS, 20000).
 -define(PREPARE_MS, 60000).
 
-%% Carrier from its word: `NAME[-BACKEND][-LANES]', as in inet_tcp, partisan, partisan-poll,
-%% partisan-uring-4. NAME is what -proto_dist takes. Defaults fills in what the word leaves out.
--spec parse(string(), #{backend => string(), lanes => pos_integer()}) ->
-    {ok, carrier()} | {error, string()}.
-parse(Word, Defaults) ->
-    [Proto | Words] = string:lexemes(Word, "-"),
-    case parse_words(Words, #{}) of
-        {ok, Own} when map_size(Own) > 0, Proto =/= "partisan" ->
-            {error, "only partisan takes a back end or a number of lanes: " ++ Word};
-        {ok, Own} ->
-            Options = case Proto of "partisan" -> maps:merge(Defaults, Own); _ -> #{} end,
-            Args = [["-partisan", atom_to_list(K), str(V)] || {K, V} <- maps:to_list(Options)],
-            {ok, #{label => Word, proto => Proto, args => lists:append(Args)}};
-        error ->
-            {error, "cannot read this carrier: " ++ Word}
-    end.
-
-parse_words([], Got) ->
-    {ok, Got};
-parse_words([W | Words], Got) when W =:= "uring"; W =:= "poll" ->
-    parse_words(Words, Got#{backend => W});
-parse_words([W | Words], Got) ->
-    try list_to_integer(W) of
-        N when N > 0 -> parse_words(Words, Got#{lanes => N});
-        _ -> error
-    catch
-        error:badarg -> error
-    end.
-
 %% Starts two nodes of the carrier, connects them, and makes sure that the carrier carries.
--spec start_pair(carrier(), Tag :: string(), Options) -> {ok, pair()} | {error, string()} when
-    Options :: #{pinned := boolean(), paths := [file:filename()], erl := [string()]}.
+-spec start_pair(pt_bench_carrier:carrier(), Tag :: string(), options()) ->
+    {ok, pair()} | {error, string()}.
 start_pair(Carrier, Tag, Options) ->
-    Started = [start_node(Carrier, Tag, Side, Options) || Side <- [0, 1]],
+    Port = integer_to_list(27000 + erlang:unique_integer([positive]) rem 4000),
+    Started = [start_node(Carrier, Tag, Side, Port, Options) || Side <- [1, 2]],
     case Started of
         [{ok, P1, N1, O1}, {ok, P2, N2, O2}] ->
             Pair = #{carrier => Carrier, peers => [P1, P2], nodes => [N1, N2], os_pids => [O1, O2]},
@@ -64,24 +50,23 @@ start_pair(Carrier, Tag, Options) ->
             {error, hd([Why || {error, Why} <- Started])}
     end.
 
-start_node(#{proto := Proto, args := Args}, Tag, Side, Options) ->
-    #{pinned := Pinned, paths := Paths, erl := Erl} = Options,
-    Name = "bench_" ++ Tag ++ "_" ++ integer_to_list(Side),
+start_node(#{proto := Proto, args := Args} = Carrier, Tag, Side, Port, Options) ->
+    #{pinned := Pinned, erl := Erl, hosts := Hosts} = Options,
     Pins = case Pinned of true -> ["+S", "1:1"]; false -> [] end,
     Spec = #{
-        name => Name,
-        host => "127.0.0.1",
+        name => "bench_" ++ Tag ++ "_" ++ integer_to_list(Side),
+        host => element(Side, Hosts),
         longnames => true,
         connection => standard_io,
-        exec => exec(Pinned, Side),
+        exec => command(Side, Options, ["erl"]),
         wait_boot => ?BOOT_MS,
-        args => ["-pa" | Paths] ++ Pins ++ Erl ++
+        args => ["-pa" | paths(Carrier, Options)] ++ Pins ++ Erl ++
             [
                 "-proto_dist", Proto,
                 "-setcookie", "bench_" ++ Tag,
                 "-connect_all", "false",
                 "-kernel", "prevent_overlapping_partitions", "false"
-            ] ++ Args
+            ] ++ names(Hosts, Port) ++ tls(Carrier, Options) ++ Args
     },
     %% peer ties the node to this process by a link; a failed boot must not end the run.
     process_flag(trap_exit, true),
@@ -94,24 +79,47 @@ start_node(#{proto := Proto, args := Args}, Tag, Side, Options) ->
         _:Why -> {error, boot_words(Proto, Why)}
     end.
 
+%% A rival may have modules of the same names as ours.
+paths(#{proto := "partisan" ++ _}, #{beams := Beams, ebin := Ebin}) -> [Beams, Ebin];
+paths(#{paths := Paths}, #{beams := Beams}) -> [Beams | Paths].
+
+%% Words as a program and its arguments, on the first or second side: wrapped and pinned.
+-spec command(Side :: 1 | 2, options(), [string()]) -> {file:filename(), [string()]}.
+command(Side, #{pinned := Pinned, wraps := Wraps}, Words) ->
+    Pin = case Pinned of true -> ["taskset", "-c", integer_to_list(Side - 1)]; false -> [] end,
+    [Command | Args] = element(Side, Wraps) ++ Pin ++ Words,
+    case os:find_executable(Command) of
+        false -> throw({no_start, Command ++ " is not there: nothing can be started by it"});
+        Path -> {Path, Args}
+    end.
+
+%% Hosts of their own may be network namespaces, which the epmd of this one does not serve: the nodes
+%% of a pair then listen at a port that both know. Several pairs are up at a time; a port is free
+%% again when its pair is gone.
+names({Host, Host}, _Port) ->
+    [];
+names({_, _}, Port) ->
+    ["-start_epmd", "false", "-erl_epmd_port", Port, "-kernel",
+        "inet_dist_listen_min", Port, "inet_dist_listen_max", Port].
+
+tls(#{tls := Version}, #{dir := Dir}) ->
+    ["-ssl_dist_optfile", pt_bench_tls:options_file(Dir, Version)];
+tls(_, _) ->
+    [].
+
 boot_words(Proto, Why) ->
     text("a node with -proto_dist ~s did not start (see above): ~0p", [Proto, Why]).
 
-exec(false, _Side) ->
-    os:find_executable("erl");
-exec(true, Side) ->
-    {os:find_executable("taskset"), ["-c", integer_to_list(Side), os:find_executable("erl")]}.
-
 %% Two -proto_dist flags, or one that comes through the environment, make OTP 25 fall back to
 %% inet_tcp without a word; a benchmark of the wrong carrier must be impossible.
-connect(#{carrier := #{proto := Proto}, peers := [P1, _], nodes := [_, N2]}) ->
+connect(#{carrier := #{proto := Proto} = Carrier, peers := [P1, _], nodes := [_, N2]} = Pair) ->
     case peer:call(P1, net_kernel, connect_node, [N2], ?BOOT_MS) of
         true ->
-            case controller(P1, N2) of
-                "tcp_inet" when Proto =:= "inet_tcp"; Proto =:= "inet6_tcp" -> ok;
-                "partisan" ++ _ when Proto =:= "partisan"; Proto =:= "partisan6" -> ok;
-                process when Proto =:= "inet_tls" -> ok;
-                Other -> {error, text("asked for ~s, but ~0p carries", [Proto, Other])}
+            case {Carrier, controller(P1, N2)} of
+                {_, "tcp_inet"} when Proto =:= "inet_tcp"; Proto =:= "inet6_tcp" -> rival(Pair);
+                {_, "partisan" ++ _} when Proto =:= "partisan"; Proto =:= "partisan6" -> ok;
+                {#{tls := Version}, process} -> tls_version(P1, N2, Version);
+                {_, Other} -> {error, text("asked for ~s, but ~0p carries", [Proto, Other])}
             end;
         Other ->
             {error, text("the two nodes of ~s did not connect: ~0p", [Proto, Other])}
@@ -124,6 +132,24 @@ controller(Peer, Node) ->
             Name;
         {_, Pid} when is_pid(Pid) -> process;
         false -> none
+    end.
+
+tls_version(Peer, Node, Version) ->
+    case peer:call(Peer, pt_bench_tls, version, [Node]) of
+        {ok, Version} -> ok;
+        Other -> {error, text("asked for TLS ~s, got ~0p", [Version, Other])}
+    end.
+
+rival(#{carrier := #{via := dist}}) ->
+    ok;
+rival(#{carrier := #{via := Via} = Carrier, peers := Peers, nodes := Nodes}) ->
+    Lanes = maps:get(lanes, Carrier, 1),
+    Steps = [{start, [Via, Lanes]}, {join, [Via, Lanes, Nodes]}, {check, [Via, Lanes, Nodes]}],
+    try
+        [ok = peer:call(P, pt_bench_rival, Step, Args, ?BOOT_MS) || {Step, Args} <- Steps, P <- Peers],
+        ok
+    catch
+        Class:Why -> {error, text("~s did not start: ~0p:~0P", [Via, Class, Why, 30])}
     end.
 
 %% What the carrier says about itself: a line for people, everything for the record.
@@ -153,6 +179,19 @@ prepare(#{peers := Peers}, Cell) ->
         ],
         ok
     end).
+
+%% Frees what a cell with large payloads keeps for the next one: many pairs wait at the same time.
+-spec forget(pair()) -> ok.
+forget(#{peers := Peers}) ->
+    _ = guarded(fun() -> [peer:call(P, pt_bench_payload, forget, []) || P <- Peers], ok end),
+    ok.
+
+-spec os_pids(pair()) -> [pt_bench_proc:os_pid()].
+os_pids(#{os_pids := OsPids}) -> OsPids.
+
+%% A call on both nodes.
+-spec call(pair(), module(), atom(), [term()]) -> [term()].
+call(#{peers := Peers}, M, F, A) -> [peer:call(P, M, F, A, ?PREPARE_MS) || P <- Peers].
 
 %% A cell stalls by its own clock; the limit here is for a VM that hangs altogether.
 -spec run(pair(), pt_bench_work:cell()) -> {ok, map()} | {stalled, string()} | {error, string()}.
@@ -200,8 +239,5 @@ gone(OsPid, Deadline) ->
                     ok
             end
     end.
-
-str(V) when is_integer(V) -> integer_to_list(V);
-str(V) -> V.
 
 text(Format, Args) -> lists:flatten(io_lib:format(Format, Args)).

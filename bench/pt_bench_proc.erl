@@ -1,7 +1,7 @@
 %% What the kernel says about processes and the machine: CPU time, resident memory, other load.
 %% Linux only; reads /proc.
 -module(pt_bench_proc).
--export([snapshot/1, usage/2, reset_peak/1, peak_kb/1, load/0, kernel/0, cpu_model/0, alive/1]).
+-export([snapshot/1, usage/2, reset_peak/1, peak_kb/1, load/0, kernel/0, cpu_model/0, memory_mb/0, alive/1]).
 -export_type([snapshot/0, os_pid/0]).
 
 -type os_pid() :: string().
@@ -79,6 +79,12 @@ load() ->
 kernel() ->
     {ok, Text} = file:read_file("/proc/sys/kernel/osrelease"),
     string:trim(Text).
+
+-spec memory_mb() -> pos_integer().
+memory_mb() ->
+    {ok, Text} = file:read_file("/proc/meminfo"),
+    {match, [Kb]} = re:run(Text, "MemTotal:\\s*([0-9]+) kB", [{capture, all_but_first, binary}]),
+    binary_to_integer(Kb) div 1024.
 
 -spec cpu_model() -> binary().
 cpu_model() ->

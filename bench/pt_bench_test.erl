@@ -239,7 +239,7 @@ options() ->
 
 carriers() ->
     Args = fun(Word, Defaults) ->
-        {ok, #{label := Word, args := A}} = pt_bench_nodes:parse(Word, Defaults),
+        {ok, #{label := Word, args := A}} = pt_bench_carrier:parse(Word, Defaults),
         A
     end,
     [] = Args("partisan", #{}),
@@ -248,7 +248,7 @@ carriers() ->
     ["-partisan", "backend", "uring", "-partisan", "lanes", "4"] =
         Args("partisan-4-uring", #{backend => "poll", lanes => 2}),
     Bad = ["inet_tcp-poll", "partisan-x", "partisan-0"],
-    [{error, _} = pt_bench_nodes:parse(Word, #{}) || Word <- Bad],
+    [{error, _} = pt_bench_carrier:parse(Word, #{}) || Word <- Bad],
     ok.
 
 json() ->

@@ -152,16 +152,11 @@ result(Part, Hist, Results) ->
         part => Part,
         proof => pt_bench_proof:merge([P || #{proof := P} <- Results]),
         messages => lists:sum([N || #{messages := N} <- Results]),
-        latency_us => maps:from_list([
-            {Name, micro(pt_bench_hist:quantile(Hist, Q))}
-         || {Name, Q} <- [{p50, 0.5}, {p90, 0.9}, {p99, 0.99}, {p999, 0.999}, {max, 1.0}]
-        ]),
+        latency_us => pt_bench_hist:micros(Hist),
         histogram => pt_bench_hist:to_list(Hist)
     }.
 
 inset(Part) -> maps:get(inset_ms, Part, 0).
 native(Ms) -> erlang:convert_time_unit(Ms, millisecond, native).
 seconds(Native) -> max(erlang:convert_time_unit(Native, native, nanosecond), 1) / 1.0e9.
-micro(none) -> none;
-micro(Ns) -> Ns / 1000.
 now_ms() -> erlang:monotonic_time(millisecond).

@@ -5,7 +5,7 @@ CHECK_STAGES := all lint check-rebar3 unit fuzz-replay prop $(if $(wildcard test
 	        check-nouring ct-uring ct-poll check-asan-vm $(if $(wildcard test/oracle/run),oracle) bench-short
 
 .PHONY: check unit fuzz-replay fuzz prop eunit ct-uring ct-poll oracle check-rebar3 check-nouring \
-	check-asan-vm check-delivery check-otp check-rabbitmq soak bench bench-short demo cover
+	check-asan-vm check-delivery check-otp check-rabbitmq soak bench bench-full bench-short demo cover
 
 check: ## all tests
 	@tools/deps hint check
@@ -142,10 +142,13 @@ check-otp: all ## OTP's own distribution suites, beside inet_tcp
 	$(call other,test/otp/run)
 check-rabbitmq: all ## three RabbitMQ nodes on the carrier
 	$(call other,test/rabbitmq/run)
-bench: all ## benchmarks with proof of delivery, beside inet_tcp
-	$(call other,bench/run)
+bench: all ## the tables that matter, some 10 minutes; bench/run --help
+	bench/run
+# Stopped, it goes on where it was.
+bench-full: all ## all cases on all carriers, hours; call again after an interrupt
+	bench/run --full --resume last
 bench-short: all ## the benchmark's cells as a delivery check: fails on no time
-	$(call other,bench/short)
+	bench/short
 demo: ## three nodes, verified traffic, a node killed and back
 	@demo/run
 

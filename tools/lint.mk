@@ -5,7 +5,7 @@ LINT_CLANG := -O2 -Werror
 $(eval $(call variant,lint-gcc,gcc,$(LINT_GCC) $(CURING),$(LURING)))
 $(eval $(call variant,lint-clang,clang,$(LINT_CLANG) $(CURING),$(LURING)))
 
-C_FILES := $(sort $(wildcard c_src/*/*.[ch] test/c/*.[ch] test/fuzz/*.[ch] test/prop/*.[ch] tools/*.c bench/*.[ch]))
+C_FILES := $(sort $(wildcard c_src/*/*.[ch] test/c/*.[ch] test/fuzz/*.[ch] test/prop/*.[ch] tools/*.c bench/*/*.[ch]))
 SCRIPTS := $(shell grep -lE '^\#!.*[ /](ba)?sh$$' .ci/* tools/* test/run/* test/*/run test/*/*.sh bench/* demo/* 2>/dev/null)
 
 LINTS := lint-gcc lint-clang lint-exports lint-layers lint-size lint-format lint-tidy lint-cppcheck \
