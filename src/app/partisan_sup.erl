@@ -11,11 +11,12 @@ start_link() ->
 
 %% Later ones may use earlier ones when they start; none needs another to go on living.
 init([]) ->
-    Children = [child(partisan_timer, worker),
+    Children = [child(partisan_nodes, worker),
+                child(partisan_timer, worker),
                 child(partisan_inet, worker),
-                child(partisan_rpc_backend, worker)
-                | [child(Module, Type) || {Module, Type} <- [{partisan_reliable_sup, supervisor},
-                                                             {partisan_member_sup, supervisor},
+                child(partisan_rpc_backend, worker),
+                child(partisan_reliable_sup, supervisor)
+                | [child(Module, Type) || {Module, Type} <- [{partisan_member_sup, supervisor},
                                                              {partisan_plumtree_broadcast, worker}],
                                           there(Module)]],
     {ok, {#{strategy => one_for_one, intensity => 5, period => 10}, Children}}.

@@ -88,10 +88,17 @@ clamp(_Name, Opts) ->
 -spec send(node(), partisan:channel(), dest(), term(), map()) -> ok | {error, reason()}.
 send(Node, Channel, Dest, Msg, Opts) ->
     case persistent_term:get(?KIND, none) of
-        channels when Channel =:= undefined ->
-            partisan_channel:send(Node, Channel, Dest, Msg, Opts#{fallback => true});
         channels ->
-            partisan_channel:send(Node, Channel, Dest, Msg, Opts);
+            WithDefault = case Channel of
+                              undefined -> Opts#{fallback => true};
+                              _ -> Opts
+                          end,
+            case partisan_channel:send(Node, Channel, Dest, Msg, WithDefault) of
+                {error, Reason} when Reason =:= disconnected; Reason =:= not_yet_connected ->
+                    {error, partisan_nodes:why_not(Node)};
+                Result ->
+                    Result
+            end;
         single -> single(Node, Dest, Msg, Opts);
         none ->
             case kind() of
@@ -109,14 +116,8 @@ single(Node, Dest, Msg, Opts) ->
               end,
     case erlang:send(Dest, Msg, Suspend) of
         ok -> ok;
-        noconnect -> {error, not_connected(Node)};
+        noconnect -> {error, partisan_nodes:why_not(Node)};
         nosuspend -> {error, busy}
-    end.
-
-not_connected(Node) ->
-    case lists:member(Node, erlang:nodes(known)) of
-        true -> disconnected;
-        false -> not_yet_connected
     end.
 
 -spec connected() -> [node()].

@@ -1,0 +1,71 @@
+%% The receiving end of a stream of acknowledged messages: delivers each once and in order.
+%%
+%% It outlives the connection, for as long as the sender keeps its messages: what it has delivered is the
+%% only protection against doing it twice.
+-module(partisan_reliable_in).
+
+-behaviour(gen_server).
+
+-export([start_link/1]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
+
+%% An acknowledgement for so many messages, or when none came for a while.
+-define(ACK_EVERY, 64).
+-define(ACK_MS, 5).
+
+-record(state, {stream :: term(),
+                core = partisan_reliable_core:receiver() :: partisan_reliable_core:receiver(),
+                out :: pid() | undefined,
+                monitor :: reference() | undefined,
+                due = 0 :: non_neg_integer(), % messages not acknowledged
+                timer :: reference() | undefined}).
+
+-spec start_link(term()) -> {ok, pid()} | {error, term()}.
+start_link(Stream) ->
+    gen_server:start_link(?MODULE, Stream, [{spawn_opt, [{message_queue_data, off_heap}]}]).
+
+init(Stream) ->
+    {ok, #state{stream = Stream}}.
+
+handle_call(_Request, _From, State) -> {reply, {error, unknown}, State}.
+
+handle_cast(_Msg, State) -> {noreply, State}.
+
+handle_info({frame, {N, What}}, #state{core = Core0} = State) ->
+    {Ready, Core} = partisan_reliable_core:accept(N, What, Core0),
+    lists:foreach(fun deliver/1, Ready),
+    {noreply, due(State#state{core = Core})};
+handle_info({open, Out, Incarnation}, State) ->
+    _ = State#state.monitor =:= undefined orelse erlang:demonitor(State#state.monitor, [flush]),
+    Core = partisan_reliable_core:reopened(State#state.core),
+    Out ! {opened, self(), partisan_reliable_core:expected(Core), Incarnation},
+    {noreply, State#state{core = Core, out = Out, monitor = erlang:monitor(process, Out)}};
+handle_info(acknowledge, State) ->
+    {noreply, acknowledge(State#state{timer = undefined})};
+handle_info({'DOWN', Ref, process, _, noconnection}, #state{monitor = Ref} = State) ->
+    _ = erlang:send_after(partisan_config:get(retransmit_timeout), self(), {forget, Ref}),
+    {noreply, State};
+handle_info({'DOWN', Ref, process, _, _}, #state{monitor = Ref} = State) ->
+    finish(State);
+handle_info({forget, Ref}, #state{monitor = Ref} = State) ->
+    finish(State);
+handle_info(_Other, State) ->
+    {noreply, State}.
+
+finish(State) ->
+    partisan_reliable:leave({in, State#state.stream}),
+    {stop, normal, State}.
+
+deliver({{causal, Label}, Message}) -> partisan_causality:incoming(Label, Message);
+deliver({Dest, Message}) -> partisan_send:deliver(Dest, Message).
+
+due(#state{due = Due} = State) when Due + 1 >= ?ACK_EVERY ->
+    acknowledge(State);
+due(#state{due = Due, timer = undefined} = State) ->
+    State#state{due = Due + 1, timer = erlang:send_after(?ACK_MS, self(), acknowledge)};
+due(#state{due = Due} = State) ->
+    State#state{due = Due + 1}.
+
+acknowledge(#state{out = Out, core = Core} = State) ->
+    _ = erlang:send(Out, {acknowledged, self(), partisan_reliable_core:expected(Core)}, [noconnect]),
+    State#state{due = 0}.
