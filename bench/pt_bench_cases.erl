@@ -1,6 +1,10 @@
-%% The table of cases. A new workload is a row here; its parts are described in pt_bench_work.
+%% The table of cases. A new case is a row here; its parts are described in pt_bench_work.
+%%
+%% Names are made of what the case does, its size, and how many do it, so that a pattern selects:
+%% `echo-*', `*-8m-*', `hol-pp-*'. The default set (default/0) is what a table of ten minutes holds;
+%% all/0 is everything that a pair of nodes can run on any machine and network.
 -module(pt_bench_cases).
--export([all/0, default/0, select/1, short/0, cell/2, metrics/2]).
+-export([all/0, default/0, select/1, short/0, cell/2, metrics/2, bytes/1]).
 -export_type(['case'/0, metric/0]).
 
 -type 'case'() :: #{
@@ -8,6 +12,10 @@
     text := string(),
     parts := [pt_bench_work:part()],
     ms := pos_integer(),
+    %% nodes beside the two of the pair
+    extras => {pos_integer(), same | lean},
+    %% the lane of the first node that sends nothing in the middle of the cell
+    pause => pos_integer(),
     %% figures of the table, in order
     show := [metric()]
 }.
@@ -16,154 +24,253 @@
 -define(KB, 1024).
 -define(MB, (1024 * 1024)).
 
+-define(LATENCY, [p50_us, p99_us, cpu_s_per_m]).
+-define(ECHO, [rate, p50_us, p99_us, cpu_s_per_m]).
+-define(SMALL, [rate, cpu_s_per_m, rss_mb]).
+-define(LARGE, [mb_s, cpu_s_per_gb, rss_mb]).
+-define(HOL, [p50_us, p99_us, p999_us, mb_s, cpu_s_per_gb, rss_mb]).
+
 -spec all() -> ['case'()].
 all() ->
+    lists:append([
+        point_to_point(), forms(), fan(), open_loop(), pt_bench_hol:cases(), pt_bench_paper:cases(),
+        growth()
+    ]).
+
+-define(PROCS, [1, 4, 8, 16, 32, 128]).
+-define(SIZES, ["64", "1k", "64k", "512k", "1m", "8m"]).
+
+point_to_point() ->
     [
         #{
-            name => "pp64",
+            name => "pp-64",
             text => "ping-pong of 64 B, 1 client",
-            parts => [echo(1, 64)],
+            parts => [echo(1, "64")],
             ms => 1000,
-            show => [p50_us, p99_us, cpu_s_per_m]
+            show => ?LATENCY
         }
     ] ++
         [
             #{
-                name => "echo1k-" ++ integer_to_list(N),
-                text => text("request and answer of 1 KB, clients: ~b", [N]),
-                parts => [echo(N, ?KB)],
-                ms => 1000,
-                show => [rate, p50_us, p99_us, cpu_s_per_m]
+                name => name(["echo", Size, N]),
+                text => text("request and answer of ~s, clients: ~b", [Size, N]),
+                parts => [echo(N, Size)],
+                ms => ms(Size),
+                show => ?ECHO
             }
-         || N <- [1, 16, 128]
+         || Size <- ?SIZES, N <- ?PROCS
         ] ++
         [
             #{
-                name => text("oneway~s-~b", [Label, N]),
-                text => text("one way ~b B, held only by back-pressure, senders: ~b", [Size, N]),
-                parts => [flow(N, Size, infinity, pool)],
-                ms => 1000,
-                show => [rate, cpu_s_per_m, rss_mb]
+                name => name(["oneway", Size, N]),
+                text =>
+                    case window(Size, N) of
+                        infinity ->
+                            text("one way ~s, held only by back-pressure, senders: ~b", [Size, N]);
+                        W ->
+                            text("one way ~s, ~b under way a sender, senders: ~b", [Size, W, N])
+                    end,
+                parts => [flow(N, Size, window(Size, N))],
+                ms => ms(Size),
+                show => case window(Size, N) of infinity -> ?SMALL; _ -> ?LARGE end
             }
-         || {Label, Size} <- [{"64", 64}, {"1k", ?KB}], N <- [1, 16, 128]
-        ] ++
-        [
-            #{
-                name => text("stream~s-~b", [Label, N]),
-                text => text("stream of ~s, 4 under way a sender, senders: ~b", [Label, N]),
-                parts => [flow(N, Size, 4, pool)],
-                ms => 1000,
-                show => [mb_s, cpu_s_per_gb, rss_mb]
-            }
-         || {Label, Size} <- [{"1m", ?MB}, {"8m", 8 * ?MB}], N <- [1, 4, 16]
-        ] ++
-        [
-            #{
-                name => "hol",
-                text => "ping-pong of 64 B under 4 streams of 8 MB, 2 under way each",
-                parts => [(echo(1, 64))#{inset_ms => 200}, flow(4, 8 * ?MB, 2, pool)],
-                ms => 2500,
-                show => [p50_us, p99_us, p999_us, mb_s, cpu_s_per_gb, rss_mb]
-            },
-            #{
-                name => "holcap",
-                text => "the same, streams held only by back-pressure, every payload fresh memory",
-                parts => [(echo(1, 64))#{inset_ms => 200}, flow(4, 8 * ?MB, infinity, fresh)],
-                ms => 2500,
-                show => [p50_us, p99_us, p999_us, mb_s, cpu_s_per_gb, rss_mb]
-            }
+         || Size <- ?SIZES, N <- ?PROCS
         ].
 
-%% What a run holds that names no cases.
--spec default() -> ['case'()].
-default() -> all().
+%% Up to 16 senders have four large messages under way each; 128 of 8 MB, one each, are a gigabyte
+%% at the receiver already.
+window(Size, _N) when Size =:= "64"; Size =:= "1k" -> infinity;
+window(_Size, N) when N =< 16 -> 4;
+window(_Size, 32) -> 2;
+window(_Size, _N) -> 1.
 
-echo(Procs, Size) -> #{kind => echo, procs => Procs, size => Size}.
+forms() ->
+    [
+        #{
+            name => name([Kind, Size, Form, N]),
+            text => text("~s of ~s as ~s, processes: ~b", [Kind, Size, Form, N]),
+            parts => [
+                (case Kind of "echo" -> echo(N, Size); "oneway" -> flow(N, Size, Window) end)#{
+                    form => list_to_atom(Form)
+                }
+            ],
+            ms => 1000,
+            show => case Kind of "echo" -> ?ECHO; "oneway" -> ?SMALL end
+        }
+     || Kind <- ["echo", "oneway"],
+        Form <- ["list", "map"],
+        {Size, Window} <- [{"64", infinity}, {"1k", infinity}, {"64k", 4}],
+        N <- [1, 16, 128]
+    ].
 
-flow(Procs, Size, Window, Payload) ->
-    #{kind => flow, procs => Procs, size => Size, window => Window, payload => Payload}.
+%% A process for each peer, and 16 peers' processes for one.
+fan() ->
+    [
+        (case Kind of
+            "fanout" ->
+                #{
+                    text => text("one way ~s to ~b peers, a sender each", [Size, Peers]),
+                    parts => [(flow(Peers, Size, Window))#{peers => Peers}]
+                };
+            "fanin" ->
+                #{
+                    text => text("one way ~s from ~b peers, a sender on each", [Size, Peers]),
+                    parts => [(flow(Peers, Size, Window))#{peers => Peers, from => peers}]
+                };
+            "fanecho" ->
+                #{
+                    text => text("request and answer of ~s with ~b peers, a client each", [Size, Peers]),
+                    parts => [(echo(Peers, Size))#{peers => Peers}]
+                }
+        end)#{
+            name => name([Kind, Size, Peers]),
+            ms => 1000,
+            show =>
+                case {Kind, Window} of
+                    {"fanecho", _} -> ?ECHO;
+                    {_, infinity} -> ?SMALL;
+                    {_, _} -> ?LARGE
+                end,
+            extras => {max(1, Peers - 1), same}
+        }
+     || {Kind, Counts} <- [
+            {"fanout", [2, 4, 8, 16]}, {"fanin", [2, 4, 8, 16]}, {"fanecho", [2, 4, 8, 16]}
+        ],
+        {Size, Window} <- [{"1k", infinity}, {"64k", 4}],
+        Peers <- Counts
+    ].
+
+%% Requests at times fixed before; a late one waits and is counted from when it was due.
+open_loop() ->
+    [
+        #{
+            name => name(["open", "1k", integer_to_list(Rate div 1000) ++ "k"]),
+            text => text("requests of 1 KB at a fixed rate: ~b a second", [Rate]),
+            parts => [
+                #{kind => open, procs => Procs, size => ?KB, every_ms => Procs * 1000 div Rate}
+            ],
+            ms => 2000,
+            show => [p50_us, p99_us, p999_us, rate, cpu_s_per_m]
+        }
+     || {Rate, Procs} <- [{1000, 10}, {10000, 20}, {50000, 100}, {100000, 200}]
+    ].
+
+growth() ->
+    [
+        #{
+            name => name(["grow", Peers]),
+            text => text("set up connections to ~b small nodes, one after the other", [Peers]),
+            parts => [#{kind => grow, procs => 1, size => 64}],
+            ms => 1000,
+            extras => {Peers, lean},
+            show => [setup_ms, p50_us, p99_us, kb_a_peer, fds_a_peer]
+        }
+     || Peers <- [8, 32, 128]
+    ].
+
+ms(Size) -> case bytes(Size) >= 512 * ?KB of true -> 1500; false -> 1000 end.
+
+echo(Procs, Size) -> #{kind => echo, procs => Procs, size => bytes(Size)}.
+
+flow(Procs, Size, Window) ->
+    #{kind => flow, procs => Procs, size => bytes(Size), window => Window}.
+
+%% Bytes of a size as names have it.
+-spec bytes(string()) -> pos_integer().
+bytes(Word) ->
+    case string:to_integer(Word) of
+        {N, ""} -> N;
+        {N, "k"} -> N * ?KB;
+        {N, "m"} -> N * ?MB
+    end.
+
+name(Words) ->
+    lists:append(
+        lists:join("-", [case W of _ when is_integer(W) -> integer_to_list(W); _ -> W end || W <- Words])
+    ).
 
 text(Format, Args) -> lists:flatten(io_lib:format(Format, Args)).
 
-%% Cases by name; a trailing `*' stands for any ending.
+%% What a table of the state of things holds: each kind, at the sizes and numbers that differ.
+-spec default() -> ['case'()].
+default() ->
+    {ok, Cases} = select([
+        "pp-64",
+        "echo-1k-1", "echo-1k-16", "echo-1k-128", "echo-1k-map-16", "echo-1m-8",
+        "oneway-64-1", "oneway-64-16", "oneway-64-128",
+        "oneway-1k-1", "oneway-1k-16", "oneway-1k-128", "oneway-1k-list-16", "oneway-1k-map-16",
+        "oneway-64k-16", "oneway-512k-16",
+        "oneway-1m-1", "oneway-1m-4", "oneway-1m-16",
+        "oneway-8m-1", "oneway-8m-4", "oneway-8m-16",
+        "open-1k-10k",
+        "hol-pp-4", "hol-pp-16", "hol-pp-4-cap", "hol-call-4", "hol-tick-4", "hol-pp-4-stall"
+    ]),
+    Cases.
+
+%% Cases whose name matches one of the patterns, in the order of the table; `*' stands for any
+%% letters. Names of earlier versions (echo1k-16, stream8m-4, hol, holcap) are understood.
 -spec select([string()]) -> {ok, ['case'()]} | {error, Unknown :: string()}.
 select(Wanted) ->
-    case [W || W <- Wanted, not lists:any(fun(C) -> matches(W, C) end, all())] of
+    All = all(),
+    Patterns = [{W, pattern(today(W))} || W <- Wanted],
+    Matches = fun(Pattern, #{name := Name}) -> re:run(Name, Pattern, [{capture, none}]) =:= match end,
+    case [W || {W, P} <- Patterns, not lists:any(fun(C) -> Matches(P, C) end, All)] of
         [Unknown | _] ->
             {error, Unknown};
         [] ->
-            {ok, [C || C <- all(), lists:any(fun(W) -> matches(W, C) end, Wanted)]}
+            {ok, [C || C <- All, lists:any(fun({_, P}) -> Matches(P, C) end, Patterns)]}
     end.
 
-matches(Wanted, #{name := Name}) ->
-    case lists:suffix("*", Wanted) of
-        true -> lists:prefix(lists:droplast(Wanted), Name);
-        false -> Wanted =:= Name
-    end.
+pattern(Glob) ->
+    Parts = [
+        re:replace(Part, "[^a-zA-Z0-9_-]", "\\\\&", [global, {return, list}])
+     || Part <- string:split(Glob, "*", all)
+    ],
+    lists:append(["^", lists:append(lists:join(".*", Parts)), "$"]).
+
+today("pp64") -> "pp-64";
+today("hol") -> "hol-pp-4";
+today("holcap") -> "hol-pp-4-cap";
+today(Name) ->
+    re:replace(
+        re:replace(Name, "^stream([0-9])", "oneway-\\1", [{return, list}]),
+        "^(echo|oneway)([0-9*])", "\\1-\\2", [{return, list}]
+    ).
 
 %% A case of each kind, for the short run.
 -spec short() -> ['case'()].
 short() ->
     {ok, Cases} = select([
-        "pp64", "echo1k-16", "oneway64-16", "oneway1k-128", "stream1m-4", "stream8m-4", "hol",
-        "holcap"
+        "pp-64", "echo-1k-16", "echo-1k-map-16", "oneway-64-16", "oneway-1k-128",
+        "oneway-1k-list-16", "oneway-1m-4", "oneway-8m-4", "open-1k-10k",
+        "fanout-1k-2", "fanin-1k-2", "fanecho-1k-2",
+        "hol-pp-4", "hol-pp-4-cap", "hol-call-4", "hol-tick-4", "hol-pp-4-stall",
+        "paper-pair-512k-16", "paper-echo-512k-16", "paper-kvs-512k-16"
     ]),
     Cases.
 
 %% What pt_bench_work runs. The short run checks the whole CRC of every message and wants no warmth.
 -spec cell('case'(), #{short := boolean(), seconds := number(), stall_ms := pos_integer()}) ->
     pt_bench_work:cell().
-cell(#{parts := Parts}, #{short := true, stall_ms := StallMs}) ->
+cell(#{parts := Parts} = Case, #{short := true, stall_ms := StallMs}) ->
     Inset = fun(P) -> case P of #{inset_ms := _} -> P#{inset_ms := 50}; _ -> P end end,
-    #{
-        parts => lists:map(Inset, Parts),
-        ms => 300, warm_ms => 0, full_every => 1, stall_ms => StallMs, seed => seed()
+    (common(Case, StallMs))#{
+        parts => lists:map(Inset, Parts), ms => 300, warm_ms => 0, full_every => 1
     };
-cell(#{parts := Parts, ms := Ms}, #{seconds := Seconds, stall_ms := StallMs}) ->
-    #{
-        parts => Parts,
-        ms => max(500, round(Ms * Seconds)), warm_ms => 200, full_every => 16,
-        stall_ms => StallMs, seed => seed()
+cell(#{parts := Parts, ms := Ms} = Case, #{seconds := Seconds, stall_ms := StallMs}) ->
+    (common(Case, StallMs))#{
+        parts => Parts, ms => max(500, round(Ms * Seconds)), warm_ms => warm_ms(Case),
+        full_every => 16
     }.
 
-%% Fixed: both nodes must make the same payloads, and runs must be comparable.
-seed() -> 20180.
+%% Connections that are to be set up must not be there already.
+warm_ms(#{extras := {_, lean}}) -> 0;
+warm_ms(_Case) -> 200.
 
-%% The figures of a finished cell. CPU and memory are those of both VMs together; a round trip
-%% counts as one message; CPU is set against the flow part when there is one, else against the
-%% round trips.
+%% The seed is fixed: all nodes must make the same payloads, and runs must be comparable.
+common(Case, StallMs) ->
+    (maps:with([extras, pause], Case))#{stall_ms => StallMs, seed => 20180}.
+
+%% The figures of a finished cell.
 -spec metrics('case'(), map()) -> #{metric() => number()}.
-metrics(_Case, #{parts := Parts, usage := #{cpu := Cpu}, peak_kb := Peaks}) ->
-    Figures = [part_metrics(P, lists:sum(Cpu)) || P <- lists:sort(fun echo_last/2, Parts)],
-    All = lists:foldl(fun maps:merge/2, #{}, Figures),
-    Base = #{rss_mb => lists:sum(Peaks) / 1024},
-    maps:filter(fun(_, V) -> is_number(V) end, maps:merge(Base, per_cpu(All, Parts))).
-
-echo_last(#{part := #{kind := A}}, #{part := #{kind := B}}) -> A >= B.
-
-per_cpu(All, Parts) ->
-    case [K || #{part := #{kind := K}} <- Parts] of
-        [_] -> All;
-        _ -> maps:without([cpu_s_per_m, rate], All)
-    end.
-
-part_metrics(#{part := #{kind := echo}, messages := N, seconds := S, latency_us := L}, Cpu) ->
-    #{p50 := P50, p99 := P99, p999 := P999} = L,
-    #{
-        rate => N / S,
-        p50_us => P50,
-        p99_us => P99,
-        p999_us => P999,
-        cpu_s_per_m => per(Cpu, N / 1.0e6)
-    };
-part_metrics(#{part := #{kind := flow, size := Size}, messages := N, seconds := S}, Cpu) ->
-    Bytes = N * Size,
-    #{
-        rate => N / S,
-        mb_s => Bytes / S / 1.0e6,
-        cpu_s_per_m => per(Cpu, N / 1.0e6),
-        cpu_s_per_gb => per(Cpu, Bytes / 1.0e9)
-    }.
-
-per(_Cpu, Amount) when Amount == 0 -> none;
-per(Cpu, Amount) -> Cpu / Amount.
+metrics(Case, Got) -> pt_bench_figures:metrics(Case, Got).

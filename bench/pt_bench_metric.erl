@@ -4,7 +4,7 @@
 -export_type([metric/0]).
 
 -type metric() ::
-    rate | mb_s | p50_us | p99_us | p999_us | cpu_s_per_m | cpu_s_per_gb | rss_mb
+    rate | mb_s | p50_us | p99_us | p999_us | max_us | cpu_s_per_m | cpu_s_per_gb | rss_mb
     %% open-loop cells: how late the generator itself was, part of the latency
     | late_p99_us
     %% growth: one connection set up, and what it holds on both sides
@@ -17,6 +17,7 @@
     {p50_us, "p50 us", less, 1},
     {p99_us, "p99 us", less, 1},
     {p999_us, "p99.9 us", less, 1},
+    {max_us, "max us", less, 1},
     {cpu_s_per_m, "CPU s/M", less, 1},
     {cpu_s_per_gb, "CPU s/GB", less, 1},
     {rss_mb, "RSS MB", less, 1},

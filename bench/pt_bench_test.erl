@@ -202,7 +202,8 @@ partner_faults() ->
     ],
     [
         begin
-            Partner = spawn_link(pt_bench_flow, partner, [self(), {Kind, infinity}, 64, 1, 1]),
+            Job = #{part => #{kind => Kind, size => 64, procs => 1}, flow => 1, full => 1},
+            Partner = spawn_link(pt_bench_flow, partner, [self(), Job]),
             receive {hello, Partner} -> ok end,
             [Partner ! M || M <- Messages],
             Partner ! {done, 4},
@@ -233,8 +234,14 @@ options() ->
      || Args <- [["--rounds", "0"], ["--rounds"], ["--lanes", "x"], ["--backend", "epoll"], ["x"]]
     ],
     {error, "nothing*"} = pt_bench_cases:select(["pp64", "nothing*"]),
-    {ok, [#{name := "pp64"}, #{name := "hol"}, #{name := "holcap"}]} =
-        pt_bench_cases:select(["hol*", "pp64"]),
+    {ok, Some} = pt_bench_cases:select(["*-8m-4", "pp64", "hol-p*-16"]),
+    ["pp-64", "echo-8m-4", "oneway-8m-4", "hol-pp-16"] = [Name || #{name := Name} <- Some],
+    {ok, [#{name := "echo-1k-16"}]} = pt_bench_cases:select(["echo1k-16"]),
+    {error, "e(+["} = pt_bench_cases:select(["e(+["]),
+    Names = [Name || #{name := Name} <- pt_bench_cases:all()],
+    {[], Names} = {Names -- lists:usort(Names), Names},
+    [_ | _] = pt_bench_cases:default(),
+    [_ | _] = pt_bench_cases:short(),
     ok.
 
 carriers() ->
