@@ -28,4 +28,11 @@
 -define(CHANNELS(Parallelism),
         #{undefined => #{parallelism => Parallelism, monotonic => false}}).
 
+%% In the list of partisan_peer_service:connections/0: one for each channel with a neighbour.
+-record(partisan_peer_connection, {pid :: pid() | port() | undefined,
+                                   node :: node(),
+                                   channel :: atom(),
+                                   listen_addr :: map() | undefined,
+                                   timestamp :: integer() | undefined}).
+
 -endif.

@@ -7,6 +7,7 @@
 
 -export([epmd/2, register_node/3]).
 -export([select/2, is_node_name/1, resolve/3, peer_address/3]).
+-export([hint/2]).
 -export([local_address/2, allowed_ip/2]).
 -export([connect_options/0, setup_time/0, setopts/2, forced/2]).
 
@@ -45,7 +46,7 @@ select(Driver, Node) ->
             case epmd(address_please, [Name, Host, Driver:family()]) of
                 {ok, _Ip} -> true;
                 {ok, _Ip, _Port, _Version} -> true;
-                _ -> false
+                _ -> hinted(Driver, Node) =/= error
             end;
         error ->
             false
@@ -67,14 +68,39 @@ resolve(Driver, Node, LongOrShort) ->
                 {ok, Ip} ->
                     case epmd(port_please, [Name, Ip]) of
                         {port, Port, Version} -> {ok, Ip, Port, Version, Host};
-                        _ -> error
+                        _ -> resolve_hinted(Driver, Node, Host)
                     end;
                 _ ->
-                    error
+                    resolve_hinted(Driver, Node, Host)
             end;
         error ->
             error
     end.
+
+%% Version 5 is what every release speaks that a carrier or a plain peer can run on.
+resolve_hinted(Driver, Node, Host) ->
+    case hinted(Driver, Node) of
+        {Ip, Port} -> {ok, Ip, Port, 5, Host};
+        error -> error
+    end.
+
+hinted(Driver, Node) ->
+    Size = case Driver:family() of
+               inet -> 4;
+               inet6 -> 8
+           end,
+    case [{Ip, Port} || {Ip, Port} <- partisan_dist_reg:hints(Node), tuple_size(Ip) =:= Size] of
+        [First | _] -> First;
+        [] -> error
+    end.
+
+%% Where Node listens, as somebody said: asked when the epmd module does not know. An address that
+%% is wrong does no harm: the handshake checks the name.
+-spec hint(node(), [#{ip := inet:ip_address(), port := inet:port_number()}]) -> ok.
+hint(_Node, []) -> ok;
+hint(Node, Addresses) ->
+    partisan_dist_reg:hint(Node, [{Ip, Port} || #{ip := Ip, port := Port} <- Addresses,
+                                                is_tuple(Ip), is_integer(Port)]).
 
 %% A name of the kind (long, short) that this node does not use would only ever fail later, with
 %% less to go by.

@@ -63,7 +63,7 @@ listen(Driver, Name, Host) ->
 preload() ->
     _ = text(emfile),
     Modules = [partisan_dist_hs, partisan_dist_hello, partisan_dist_conn, partisan_dist_lanes,
-               partisan_dist_attach, partisan_dist_addr, partisan_dist_conf],
+               partisan_dist_attach, partisan_dist_who, partisan_dist_addr, partisan_dist_conf],
     lists:foreach(fun(Module) -> _ = code:ensure_loaded(Module) end, Modules).
 
 open(Driver, Name, Host) ->
@@ -264,9 +264,10 @@ door(Driver, Kernel, Acceptor, Socket, Deadline, Gate) ->
             partisan_dist_reg:count(nodes),
             node_knocks(Driver, Kernel, Socket, Packet, Gate);
         {ok, Packet} ->
-            case partisan_dist_attach:is_attach(Packet) of
-                true -> partisan_dist_attach:accept(Driver, Socket, Packet, Deadline, Gate);
-                false -> garbage(Driver, Socket, "an unknown first packet")
+            case {partisan_dist_attach:is_attach(Packet), partisan_dist_who:is_question(Packet)} of
+                {true, _} -> partisan_dist_attach:accept(Driver, Socket, Packet, Deadline, Gate);
+                {_, true} -> partisan_dist_who:answer(Driver, Socket);
+                _ -> garbage(Driver, Socket, "an unknown first packet")
             end;
         {error, {too_long, _}} ->
             garbage(Driver, Socket, "no distribution packet");

@@ -11,6 +11,7 @@
 
 -export([start_carrier/0]).
 -export([enter/1, lookup/1]).
+-export([hint/2, hints/1]).
 -export([count/1, counters/0, log_limited/4]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
@@ -20,8 +21,8 @@
 -define(CARRIER, {?MODULE, carrier}).
 -define(LOG_INTERVAL, 10000). % ms between two lines of one kind
 
--type counter() :: accepted | nodes | lanes | silent | garbage | evicted | turned_away |
-                   refused_lanes | accept_errors.
+-type counter() :: accepted | nodes | lanes | questions | silent | garbage | evicted |
+                   turned_away | refused_lanes | accept_errors.
 -export_type([counter/0]).
 
 %% Reads the options, loads the shared object and starts its loop thread: once per VM. Any process
@@ -60,6 +61,24 @@ lookup(SessionId) ->
         [] -> error
     catch
         error:badarg -> error
+    end.
+
+%% ------------------------------------------------------------------------------------------------
+%% Addresses of nodes that came from elsewhere than epmd (partisan_dist_addr:hint/2). The last said
+%% about a node counts. Without the carrier there is nobody to use them.
+
+-spec hint(node(), [{inet:ip_address(), inet:port_number()}]) -> ok.
+hint(Node, Addresses) ->
+    _ = insert({{hint, Node}, Addresses}),
+    ok.
+
+-spec hints(node()) -> [{inet:ip_address(), inet:port_number()}].
+hints(Node) ->
+    try ets:lookup(?TABLE, {hint, Node}) of
+        [{_, Addresses}] -> Addresses;
+        [] -> []
+    catch
+        error:badarg -> []
     end.
 
 %% ------------------------------------------------------------------------------------------------

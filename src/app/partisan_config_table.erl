@@ -75,6 +75,9 @@ table() ->
      {hyparview, hyparview, hyparview()},
      {peer_discovery, options, #{enabled => false}},
      {tag, {word, [undefined, client, server]}, undefined},
+     {static, options, #{}},
+     %% ms; how long what was said before a node left may be on its way
+     {tombstone_keep, ?MS, 3600000},
      {metadata, options, #{}},
      {reservations, list, []},
      {orchestration_strategy, atom, undefined},

@@ -63,6 +63,10 @@
       | {measure, spec()}           %% round trip to a node, linked or not, without keeping a link
       | {members, [spec()]}         %% from now on these are the members, own node among them
       | {notify, notice()}
+      | {routes, [{node() | default, Via :: node()}], [node() | default]}
+                                    %% messages to that node, or to any that has no link and no
+                                    %% route of its own, are relayed by neighbour Via; those in
+                                    %% the second list are no more
       | {reply, tag(), term()}
       | {log, logger:level(), string(), [term()]}.
 

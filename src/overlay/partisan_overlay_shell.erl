@@ -1,0 +1,366 @@
+%% The one process of an overlay: turns what happens into events for a pure core, and carries the
+%% core's effects out (partisan_overlay has the promises on both sides).
+%%
+%% Links are connections of Erlang's distribution, and its monitor_nodes is the failure detector: it
+%% tells of a connection before anything that came over it, and of its end after. Messages of cores
+%% go from a link's process straight to the other node's shell, named after this module.
+%%
+%% What everybody wants to read (members, neighbours) is in a table, so that reading asks nobody.
+%% If the core fails the shell fails with it; its supervisor starts both anew, and other members
+%% take the node back as one that restarted.
+-module(partisan_overlay_shell).
+
+-behaviour(gen_server).
+
+-export([start_link/1]).
+-export([join/1, leave/1, call/2, await/2]).
+-export([manager/0, members/0, neighbours/0, info/0, route/1]).
+-export([send_to_manager/2]).
+-export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
+
+-include_lib("kernel/include/logger.hrl").
+
+-define(TABLE, ?MODULE).
+
+-type setup() :: #{core := module(), links := partisan_overlay_link:kind(),
+                   config := partisan_overlay:config()}.
+-export_type([setup/0]).
+
+-record(link, {state :: dialing | up | closing,
+               link :: partisan_overlay_link:link(),
+               again = none :: none | partisan_overlay:spec()}). % dial when it is closed
+
+-record(st, {manager :: module(),
+             core :: module(),
+             kind :: partisan_overlay_link:kind(),
+             state :: term(),
+             links = #{} :: #{node() => #link{}},
+             given_up = #{} :: #{node() => []}, % dials of which only the end is awaited
+             timers = #{} :: #{term() => reference()},
+             neighbours = #{} :: #{node() => []},
+             waiting = [] :: [{node(), gen_server:from()}],
+             strangers = #{} :: #{node() => []}}).
+
+%% ------------------------------------------------------------------------------------------------
+%% For managers. All fail with noproc if no overlay runs.
+
+%% Manager:overlay() says which core runs, over what kind of links, with which options.
+-spec start_link(module()) -> {ok, pid()} | ignore | {error, term()}.
+start_link(Manager) ->
+    gen_server:start_link({local, ?MODULE}, ?MODULE, Manager, []).
+
+-spec join(partisan_overlay:spec()) -> ok.
+join(Spec) -> gen_server:call(?MODULE, {event, {join, Spec}}, infinity).
+
+-spec leave(node()) -> ok.
+leave(Node) -> gen_server:call(?MODULE, {event, {leave, Node}}, infinity).
+
+%% A question to the core, see partisan_overlay:event().
+-spec call(term(), timeout()) -> term().
+call(Question, Timeout) -> gen_server:call(?MODULE, {ask, Question}, Timeout).
+
+%% Until Node is a neighbour.
+-spec await(node(), timeout()) -> ok | {error, timeout}.
+await(Node, Timeout) ->
+    try gen_server:call(?MODULE, {await, Node}, Timeout)
+    catch exit:{timeout, _} -> {error, timeout}
+    end.
+
+%% ------------------------------------------------------------------------------------------------
+%% For anybody
+
+-spec manager() -> {ok, module()} | {error, notalive}.
+manager() -> read(manager).
+
+-spec members() -> {ok, [partisan_overlay:spec()]} | {error, notalive}.
+members() -> read(members).
+
+%% Nodes that the overlay has links with, in use.
+-spec neighbours() -> {ok, [node()]} | {error, notalive}.
+neighbours() -> read(neighbours).
+
+read(Key) ->
+    try {ok, ets:lookup_element(?TABLE, Key, 2)}
+    catch error:badarg -> {error, notalive}
+    end.
+
+%% The way of a message to Node that has no link with us: over which neighbour.
+-spec route(node()) -> {ok, node()} | none.
+route(Node) ->
+    try ets:lookup(?TABLE, {route, Node}) of
+        [{_, Via}] ->
+            {ok, Via};
+        [] ->
+            case ets:lookup(?TABLE, {route, default}) of
+                [{_, Via}] -> {ok, Via};
+                [] -> none
+            end
+    catch
+        error:badarg -> none
+    end.
+
+%% The core's own picture of its state.
+-spec info() -> partisan_overlay:info().
+info() -> gen_server:call(?MODULE, info).
+
+%% Message to the manager on Node (its receive_message/3).
+-spec send_to_manager(node(), term()) -> ok | {error, not_yet_connected | disconnected}.
+send_to_manager(Node, Message) ->
+    case erlang:send({?MODULE, Node}, {partisan_manager, node(), Message}, [noconnect]) of
+        ok -> ok;
+        noconnect -> {error, not_yet_connected}
+    end.
+
+%% ------------------------------------------------------------------------------------------------
+
+init(Manager) ->
+    #{core := Core, links := Kind, config := Config} = Manager:overlay(),
+    ?TABLE = ets:new(?TABLE, [named_table, protected, {read_concurrency, true}]),
+    true = ets:insert(?TABLE, [{manager, Manager}, {members, []}, {neighbours, []}]),
+    _ = net_kernel:monitor_nodes(true, [{node_type, all}, nodedown_reason]), % error: not distributed
+    Self = partisan_node_spec:own(),
+    try Core:init(Self, Config, now_ms(), rand:seed_s(exsss)) of
+        {State, Effects} ->
+            St = #st{manager = Manager, core = Core, kind = Kind, state = State},
+            {ok, St, {continue, {first, Effects}}}
+    catch
+        error:{bad_option, Key, Value, Expected} ->
+            Line = lists:flatten(io_lib:format("partisan: bad option ~p: ~0tp (~ts)",
+                                               [Key, Value, Expected])),
+            ?LOG_ERROR("~ts", [Line]),
+            {stop, {bad_option, Line}}
+    end.
+
+handle_continue({first, Effects}, St) ->
+    {noreply, lists:foldl(fun node_up/2, effects(Effects, St), nodes(connected))}.
+
+handle_call({event, Event}, _From, St) ->
+    {reply, ok, event(Event, St)};
+handle_call({ask, Question}, From, St) ->
+    {noreply, event({call, From, Question}, St)};
+handle_call({await, Node}, _From, #st{neighbours = Neighbours} = St)
+  when is_map_key(Node, Neighbours) ->
+    {reply, ok, St};
+handle_call({await, Node}, From, #st{waiting = Waiting} = St) ->
+    {noreply, St#st{waiting = [{Node, From} | Waiting]}};
+handle_call(info, _From, #st{core = Core, state = State} = St) ->
+    {reply, Core:info(State), St}.
+
+handle_cast(_Request, St) ->
+    {noreply, St}.
+
+handle_info({partisan_overlay, From, Core, Term}, #st{core = Core, links = Links} = St) ->
+    case Links of
+        #{From := #link{state = dialing}} -> {noreply, event({msg, From, Term}, node_up(From, St))};
+        #{From := _} -> {noreply, event({msg, From, Term}, St)};
+        #{} -> {noreply, St}
+    end;
+handle_info({partisan_overlay, From, Core, _Term}, St) ->
+    {noreply, stranger(From, Core, St)};
+handle_info({nodeup, Node, _Info}, St) ->
+    {noreply, node_up(Node, St)};
+handle_info({nodedown, Node, Info}, St) ->
+    {noreply, node_down(Node, proplists:get_value(nodedown_reason, Info, connection_closed), St)};
+handle_info({partisan_link, Pid, Node, Result}, St) ->
+    {noreply, dialed(Pid, Node, Result, St)};
+handle_info({timeout, Ref, {timer, Name}}, #st{timers = Timers} = St) ->
+    case Timers of
+        #{Name := Ref} -> {noreply, event({timer, Name}, St#st{timers = maps:remove(Name, Timers)})};
+        #{} -> {noreply, St} % cancelled or restarted when it had its message out already
+    end;
+handle_info({partisan_overlay_flush, Pid, Ref}, St) ->
+    _ = erlang:send(Pid, {partisan_overlay_flushed, Ref}, [noconnect, nosuspend]),
+    {noreply, St};
+handle_info({partisan_overlay_ping, Pid, Ref}, St) ->
+    _ = erlang:send(Pid, {partisan_overlay_pong, Ref}, [noconnect, nosuspend]),
+    {noreply, St};
+handle_info({latency, Node, Time}, St) ->
+    {noreply, event({latency, Node, Time}, St)};
+handle_info({partisan_manager, From, Message}, #st{manager = Manager} = St) ->
+    _ = spawn(fun() -> Manager:receive_message(From, undefined, Message) end),
+    {noreply, St};
+handle_info(_Message, St) ->
+    {noreply, St}.
+
+%% Two managers in one cluster do not understand each other: one line for each such node.
+stranger(From, Core, #st{core = Own, strangers = Strangers} = St) ->
+    is_map_key(From, Strangers) orelse
+        ?LOG_WARNING("partisan: ~ts runs overlay ~ts, this node ~ts: give both the same "
+                     "peer_service_manager", [From, Core, Own]),
+    St#st{strangers = Strangers#{From => []}}.
+
+%% ------------------------------------------------------------------------------------------------
+%% Events in, effects out
+
+event(Event, #st{core = Core, state = State0} = St) ->
+    {State, Effects} = Core:handle(Event, now_ms(), State0),
+    effects(Effects, St#st{state = State}).
+
+%% Events that effects bring about come after the last effect, in their order.
+effects(Effects, St0) ->
+    {Events, St} = lists:foldl(fun(Effect, {Acc, St1}) ->
+                                       case effect(Effect, St1) of
+                                           {event, Event, St2} -> {[Event | Acc], St2};
+                                           St2 -> {Acc, St2}
+                                       end
+                               end, {[], St0}, Effects),
+    lists:foldl(fun event/2, St, lists:reverse(Events)).
+
+effect({send, Node, Term}, #st{links = Links, core = Core} = St) ->
+    case Links of
+        #{Node := #link{state = closing}} ->
+            St;
+        #{Node := #link{link = Link}} ->
+            case partisan_overlay_link:send(Link, {partisan_overlay, node(), Core, Term}) of
+                ok ->
+                    St;
+                overrun ->
+                    ?LOG_WARNING("partisan: ~ts does not take what the overlay sends it: closing "
+                                 "the connection", [Node]),
+                    partisan_overlay_link:stop(Link),
+                    _ = erlang:disconnect_node(Node),
+                    St
+            end;
+        #{} ->
+            St
+    end;
+effect({connect, #{name := Node} = Spec}, #st{links = Links, given_up = GivenUp} = St) ->
+    case Links of
+        #{Node := #link{state = up}} ->
+            {event, {up, Node}, St};
+        #{Node := #link{state = dialing}} ->
+            St;
+        #{Node := #link{state = closing} = Link} ->
+            St#st{links = Links#{Node := Link#link{again = Spec}}};
+        #{} ->
+            Link = partisan_overlay_link:start(Spec, dial, St#st.kind, ?MODULE),
+            St#st{links = Links#{Node => #link{state = dialing, link = Link}},
+                  given_up = maps:remove(Node, GivenUp)}
+    end;
+effect({disconnect, Node}, #st{links = Links, given_up = GivenUp} = St) ->
+    case Links of
+        #{Node := #link{state = up, link = Link} = Entry} ->
+            partisan_overlay_link:close(Link),
+            St#st{links = Links#{Node := Entry#link{state = closing}}};
+        #{Node := #link{state = closing} = Entry} ->
+            St#st{links = Links#{Node := Entry#link{again = none}}};
+        #{Node := #link{state = dialing}} ->
+            {event, {down, Node, given_up},
+             St#st{links = maps:remove(Node, Links), given_up = GivenUp#{Node => []}}};
+        #{} ->
+            {event, {down, Node, not_connected}, St}
+    end;
+effect({timer, Name, Ms}, #st{timers = Timers} = St) ->
+    stop_timer(Name, Timers),
+    St#st{timers = Timers#{Name => erlang:start_timer(Ms, self(), {timer, Name})}};
+effect({cancel, Name}, #st{timers = Timers} = St) ->
+    stop_timer(Name, Timers),
+    St#st{timers = maps:remove(Name, Timers)};
+effect({measure, Spec}, St) ->
+    partisan_overlay_ping:start(Spec, ?MODULE),
+    St;
+effect({members, Specs}, St) ->
+    true = ets:insert(?TABLE, {members, Specs}),
+    partisan_peer_service_events:update(Specs),
+    St;
+effect({notify, {neighbour_up, #{name := Node}} = Notice}, #st{waiting = Waiting} = St) ->
+    {Now, Later} = lists:partition(fun({Name, _}) -> Name =:= Node end, Waiting),
+    St1 = neighbours(fun(Neighbours) -> Neighbours#{Node => []} end, St#st{waiting = Later}),
+    lists:foreach(fun({_, From}) -> gen_server:reply(From, ok) end, Now),
+    partisan_peer_watch:notify(Notice),
+    St1;
+effect({notify, {neighbour_down, Node, _} = Notice}, St) ->
+    partisan_peer_watch:notify(Notice),
+    neighbours(fun(Neighbours) -> maps:remove(Node, Neighbours) end, St);
+effect({notify, Notice}, St) ->
+    partisan_peer_watch:notify(Notice),
+    St;
+effect({routes, Add, Remove}, St) ->
+    _ = [ets:delete(?TABLE, {route, Node}) || Node <- Remove],
+    true = ets:insert(?TABLE, [{{route, Node}, Via} || {Node, Via} <- Add]),
+    St;
+effect({reply, From, Answer}, St) ->
+    gen_server:reply(From, Answer),
+    St;
+effect({log, Level, Format, Args}, St) ->
+    ?LOG(Level, Format, Args),
+    St.
+
+stop_timer(Name, Timers) ->
+    case Timers of
+        #{Name := Ref} -> _ = erlang:cancel_timer(Ref), ok;
+        #{} -> ok
+    end.
+
+neighbours(Change, #st{neighbours = Old} = St) ->
+    New = Change(Old),
+    true = ets:insert(?TABLE, {neighbours, lists:sort(maps:keys(New))}),
+    St#st{neighbours = New}.
+
+%% ------------------------------------------------------------------------------------------------
+%% Connections
+
+node_up(Node, #st{links = Links, given_up = GivenUp} = St) ->
+    case Links of
+        #{Node := #link{state = dialing} = Link} ->
+            event({up, Node}, St#st{links = Links#{Node := Link#link{state = up}}});
+        #{Node := _} ->
+            St;
+        #{} when is_map_key(Node, GivenUp) ->
+            _ = erlang:disconnect_node(Node), % our own dial, given up meanwhile
+            St;
+        #{} ->
+            Link = partisan_overlay_link:start(#{name => Node}, up, St#st.kind, ?MODULE),
+            event({up, Node}, St#st{links = Links#{Node => #link{state = up, link = Link}}})
+    end.
+
+node_down(Node, Reason, #st{links = Links} = St) ->
+    case Links of
+        #{Node := #link{state = dialing}} ->
+            St; % a connection of before; the dial has an end of its own
+        #{Node := #link{link = Link, again = Again}} ->
+            partisan_overlay_link:stop(Link),
+            St1 = event({down, Node, Reason}, St#st{links = maps:remove(Node, Links)}),
+            case Again of
+                none -> St1;
+                Spec -> effects([{connect, Spec}], St1)
+            end;
+        #{} ->
+            St
+    end.
+
+dialed(Pid, Node, Result, #st{links = Links, given_up = GivenUp} = St) ->
+    case Links of
+        #{Node := #link{state = State, link = Link}} ->
+            case partisan_overlay_link:pid(Link) of
+                Pid when State =:= dialing -> dialed(Node, Result, St);
+                Pid -> St;
+                _ -> end_dial(Pid, St) % one that was given up before this one began
+            end;
+        #{} ->
+            Result =:= connected andalso is_map_key(Node, GivenUp)
+                andalso erlang:disconnect_node(Node),
+            end_dial(Pid, St#st{given_up = maps:remove(Node, GivenUp)})
+    end.
+
+%% Connected: nodeup is on the way, unless the connection is gone again.
+dialed(Node, Result, #st{links = Links} = St) ->
+    case Result =:= connected andalso lists:member(Node, nodes(connected)) of
+        true ->
+            node_up(Node, St);
+        false ->
+            #{Node := #link{link = Link}} = Links,
+            partisan_overlay_link:stop(Link),
+            Reason = case Result of
+                         connected -> connection_closed;
+                         _ -> Result
+                     end,
+            event({down, Node, Reason}, St#st{links = maps:remove(Node, Links)})
+    end.
+
+end_dial(Pid, St) ->
+    unlink(Pid),
+    exit(Pid, kill),
+    St.
+
+now_ms() -> erlang:monotonic_time(millisecond).
