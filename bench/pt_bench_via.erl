@@ -15,7 +15,9 @@
     %% gen_rpc: a connection (or one a key) to a server that runs the call
     | gen_rpc
     %% riak_core: the distribution, sent the way vnode requests are
-    | riak_core.
+    | riak_core
+    %% the self-tests' faults
+    | {test, fun((pid(), term()) -> term())}.
 
 %% What this node's workers use from now on.
 -spec set(via()) -> ok.
@@ -39,4 +41,7 @@ send(gen_rpc, Pid, Message) ->
     ok;
 send(riak_core, Pid, Message) ->
     _ = apply(riak_core_send_msg, bang_unreliable, [Pid, Message]),
+    ok;
+send({test, Send}, Pid, Message) ->
+    _ = Send(Pid, Message),
     ok.
