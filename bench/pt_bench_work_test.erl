@@ -4,7 +4,7 @@
 -export([run/0]).
 
 -define(TESTS, [
-    fun sound/0, fun faults/0, fun lost_request/0, fun damaged_terms/0, fun call_faults/0,
+    fun sound/0, fun faults/0, fun after_the_end/0, fun lost_request/0, fun damaged_terms/0, fun call_faults/0,
     fun due_times/0, fun service/0, fun service_faults/0, fun stale_read/0, fun quorum_faults/0
 ]).
 
@@ -91,6 +91,22 @@ fault(Fault) ->
 damaged(<<Byte, Rest/binary>>) -> <<(Byte bxor 1), Rest/binary>>;
 damaged([Int | Rest]) -> [Int + 1 | Rest];
 damaged(Map) -> maps:map(fun(_, {Who, Name, V, [N | L]}) -> {Who, Name, V, [N + 1 | L]} end, Map).
+
+%% What comes behind the end was doubled or overtaken by it.
+after_the_end() ->
+    Cell = cell(part(flow)),
+    ok = pt_bench_work:prepare(Cell, first),
+    Set = pt_bench_payload:set(64),
+    {Crc, Bin} = pt_bench_payload:get(1, 1, Set),
+    Job = #{part => part(flow), flow => 1, full => 1},
+    Partner = spawn_link(pt_bench_flow, partner, [self(), Job]),
+    receive {hello, Partner} -> ok end,
+    true = erlang:suspend_process(Partner),
+    [Partner ! M || M <- [{1, Crc, Bin}, {done, 1}, {1, Crc, Bin}]],
+    true = erlang:resume_process(Partner),
+    receive {report, Partner, #{doubled := 1, lost := 0}, _, _} -> ok end,
+    ok = pt_bench_payload:forget(),
+    ok.
 
 %% Who waits for an answer that cannot come ends the cell, and does not count.
 lost_request() ->
