@@ -118,5 +118,6 @@ help: ## this list
 
 include tools/lint.mk
 include test/test.mk
+include bench/net/net.mk
 
 FORCE:

@@ -2,7 +2,7 @@
 # failed one; each is a target that can be run alone. The runners are in test/run.
 
 CHECK_STAGES := all lint check-rebar3 unit fuzz-replay prop $(if $(wildcard test/*_tests.erl),eunit) \
-	        check-nouring ct-uring ct-poll check-asan-vm $(if $(wildcard test/oracle/run),oracle) bench-short
+	        check-nouring ct-uring ct-poll check-asan-vm $(if $(wildcard test/oracle/run),oracle) check-net bench-short
 
 .PHONY: check unit fuzz-replay fuzz prop eunit ct-uring ct-poll oracle check-rebar3 check-nouring \
 	check-asan-vm check-delivery check-otp check-rabbitmq soak bench bench-full bench-short demo cover

@@ -5,10 +5,10 @@ LINT_CLANG := -O2 -Werror
 $(eval $(call variant,lint-gcc,gcc,$(LINT_GCC) $(CURING),$(LURING)))
 $(eval $(call variant,lint-clang,clang,$(LINT_CLANG) $(CURING),$(LURING)))
 
-C_FILES := $(sort $(wildcard c_src/*/*.[ch] test/c/*.[ch] test/fuzz/*.[ch] test/prop/*.[ch] tools/*.c bench/*/*.[ch]))
+C_FILES := $(sort $(wildcard c_src/*/*.[ch] test/c/*.[ch] test/fuzz/*.[ch] test/prop/*.[ch] tools/*.c bench/*/*.[ch] test/net/*.[ch]))
 SCRIPTS := $(shell grep -lE '^\#!.*[ /](ba)?sh$$' .ci/* tools/* test/run/* test/*/run test/*/*.sh bench/* demo/* 2>/dev/null)
 
-LINTS := lint-gcc lint-clang lint-exports lint-layers lint-size lint-format lint-tidy lint-cppcheck \
+LINTS := lint-gcc lint-clang lint-exports lint-layers lint-size lint-format lint-tidy lint-cppcheck lint-net \
 	 lint-shell lint-erl lint-xref lint-dialyzer
 .PHONY: lint format $(LINTS)
 

@@ -1,0 +1,383 @@
+#define _GNU_SOURCE
+#include "selftest.h"
+
+#include "ctl.h"
+#include "probe.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* Bounds of random counts are five deviations: one false alarm in a million. Upper bounds of times
+ * hold unless the emulator itself says that it was late: on a busy machine that is its duty. */
+enum { MS = 1000000, LATE_OK = 100 * 1000, SIGMAS = 5 };
+static const double NEED_GBIT = 2.0;
+
+static unsigned passed, failed;
+
+__attribute__((format(printf, 3, 4))) static void check(bool good, const char *name,
+                                                        const char *format, ...)
+{
+    char words[256];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    printf("  %-6s %-24s %s\n", good ? "ok" : "FAILED", name, words);
+    fflush(stdout);
+    *(good ? &passed : &failed) += 1;
+}
+
+/* Clears the link, gives it these words, counts anew. */
+static void set(struct ptn_lab *lab, const char *words)
+{
+    char line[512];
+
+    snprintf(line, sizeof line, "link a b clear %s", words);
+    if (!ptn_lab_do(lab, line) || !ptn_lab_do(lab, "reset-stats"))
+        check(false, "control socket", "%s: %s", line, lab->answer);
+}
+
+static bool was_limited(struct ptn_lab *lab)
+{
+    return !ptn_lab_do(lab, "stats") || !strstr(lab->answer, "bottleneck no\n");
+}
+
+static int compare(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+struct times {
+    double mean, deviation, median, p99, min, max;
+    unsigned n;
+};
+
+static struct times times(const struct ptn_probes *p)
+{
+    int64_t *t = malloc(p->count * sizeof *t);
+    struct times r = {0};
+    double sum = 0, squares = 0;
+
+    for (unsigned i = 0; t && i < p->count; i++)
+        if (p->took[i] >= 0) {
+            t[r.n++] = p->took[i];
+            sum += (double)p->took[i];
+        }
+    if (r.n) {
+        r.mean = sum / r.n;
+        for (unsigned i = 0; i < r.n; i++)
+            squares += ((double)t[i] - r.mean) * ((double)t[i] - r.mean);
+        r.deviation = sqrt(squares / r.n);
+        qsort(t, r.n, sizeof *t, compare);
+        size_t half = r.n / 2, most = (size_t)r.n * 99 / 100;
+        r.median = (double)t[half];
+        r.p99 = (double)t[most];
+        r.min = (double)t[0];
+        r.max = (double)t[r.n - 1];
+    }
+    free(t);
+    return r;
+}
+
+/* ---- UDP ---- */
+
+static void delay(struct ptn_lab *lab, unsigned scale)
+{
+    static const unsigned ms[] = {0, 1, 10, 50};
+    char words[64], name[64];
+
+    for (unsigned i = 0; i < sizeof ms / sizeof *ms; i++) {
+        struct ptn_probes p;
+        snprintf(words, sizeof words, "delay %ums", ms[i]);
+        snprintf(name, sizeof name, "delay %u ms", ms[i]);
+        set(lab, words);
+        if (!ptn_probe(lab, 200 * scale, 64, MS, &p)) {
+            check(false, name, "no sockets: %s", strerror(errno));
+            continue;
+        }
+        struct times t = times(&p);
+        double want = (double)ms[i] * MS;
+        bool late = was_limited(lab);
+        check(p.arrived == p.count && t.min >= want && (late || t.median <= want + LATE_OK), name,
+              "min +%.0f us, median +%.0f us, p99 +%.0f us%s", (t.min - want) / 1e3,
+              (t.median - want) / 1e3, (t.p99 - want) / 1e3,
+              late ? " (the emulator says it was late)" : "");
+        ptn_probes_free(&p);
+    }
+}
+
+static void jitter(struct ptn_lab *lab, unsigned scale)
+{
+    static const struct {
+        const char *words, *name;
+        double deviation, reach;
+    } kind[] = {{"delay 10ms jitter 1ms", "jitter, uniform", MS / 1.7320508, MS},
+                {"delay 10ms jitter 300us normal", "jitter, normal", 0.3 * MS, 1.2 * MS}};
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct ptn_probes p;
+        set(lab, kind[i].words);
+        if (!ptn_probe(lab, 400 * scale, 64, 5 * MS / 2, &p)) {
+            check(false, kind[i].name, "no sockets: %s", strerror(errno));
+            continue;
+        }
+        struct times t = times(&p);
+        double want = 10.0 * MS, slack = SIGMAS * kind[i].deviation / sqrt(t.n);
+        bool late = was_limited(lab);
+        check(p.arrived == p.count && t.min >= want - kind[i].reach && t.mean >= want - slack &&
+                  (late || (t.mean <= want + slack + LATE_OK &&
+                            fabs(t.deviation / kind[i].deviation - 1) < 0.2)),
+              kind[i].name, "mean %.3f ms, deviation %.0f us, wanted %.0f us", t.mean / MS,
+              t.deviation / 1e3, kind[i].deviation / 1e3);
+        ptn_probes_free(&p);
+    }
+}
+
+static void rate(struct ptn_lab *lab, unsigned scale)
+{
+    static const unsigned mbit[] = {10, 100};
+    char words[64], name[64];
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct ptn_probes p;
+        unsigned count = mbit[i] * 5 * scale;
+        snprintf(words, sizeof words, "rate %umbit queue 100000", mbit[i]);
+        snprintf(name, sizeof name, "rate %u Mbit/s", mbit[i]);
+        set(lab, words);
+        /* 1472 bytes and 28 of headers; sent at once, so each waits for those before it. */
+        if (!ptn_probe(lab, count, 1472, 0, &p)) {
+            check(false, name, "no sockets: %s", strerror(errno));
+            continue;
+        }
+        double each = 1500 * 8 * 1e3 / mbit[i], last = (double)p.took[count - 1];
+        struct times t = times(&p);
+        bool late = was_limited(lab);
+        /* Sending them took a while, too, so the last waited less than all the others' time. */
+        double send_time = each * count - last;
+        check(p.arrived == count && send_time >= -LATE_OK * 2 &&
+                  t.max <= each * count * 1.01 + LATE_OK,
+              name, "%u packets, the last took %.2f of %.2f ms%s", p.arrived, last / MS,
+              each * count / MS, late ? " (the emulator says it was late)" : "");
+        ptn_probes_free(&p);
+    }
+}
+
+static void queue(struct ptn_lab *lab)
+{
+    struct ptn_probes p;
+
+    set(lab, "rate 10mbit queue 50");
+    if (!ptn_probe(lab, 500, 1472, 0, &p)) {
+        check(false, "queue", "no sockets: %s", strerror(errno));
+        return;
+    }
+    double full = ptn_lab_stat(lab, "link a>b", "queue_full");
+    double peak = ptn_lab_stat(lab, "link a>b", "queue_peak_packets");
+    check(p.arrived + full == p.count && peak == 50 && p.arrived >= 50, "queue of 50",
+          "%u of %u came, %.0f found it full, peak %.0f", p.arrived, p.count, full, peak);
+    ptn_probes_free(&p);
+}
+
+static void loss(struct ptn_lab *lab, unsigned scale)
+{
+    static const double share[] = {0.01, 0.1, 0.5};
+    char words[64], name[64];
+
+    for (unsigned i = 0; i < 3; i++) {
+        struct ptn_probes p;
+        unsigned n = 4000 * scale;
+        snprintf(words, sizeof words, "loss %g%%", share[i] * 100);
+        snprintf(name, sizeof name, "loss %g %%", share[i] * 100);
+        set(lab, words);
+        if (!ptn_probe(lab, n, 64, 0, &p)) {
+            check(false, name, "no sockets: %s", strerror(errno));
+            continue;
+        }
+        double counted = ptn_lab_stat(lab, "link a>b", "lost"), lost = n - p.arrived;
+        double slack = SIGMAS * sqrt(n * share[i] * (1 - share[i]));
+        check(lost == counted && fabs(lost - n * share[i]) <= slack, name,
+              "%.0f of %u, counted %.0f, wanted %.0f +-%.0f", lost, n, counted, n * share[i],
+              slack);
+        ptn_probes_free(&p);
+    }
+}
+
+static void burst(struct ptn_lab *lab, unsigned scale)
+{
+    enum { LENGTH = 5 };
+    struct ptn_probes p;
+    unsigned n = 10000 * scale, bursts = 0, lost = 0;
+
+    set(lab, "burst 5% 5");
+    if (!ptn_probe(lab, n, 64, 0, &p)) {
+        check(false, "loss in bursts", "no sockets: %s", strerror(errno));
+        return;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        bool gone = p.took[i] < 0;
+        lost += gone;
+        bursts += gone && (!i || p.took[i - 1] >= 0);
+    }
+    double length = bursts ? (double)lost / bursts : 0, r = 1.0 / LENGTH;
+    /* A burst's length is geometric: deviation sqrt(1 - r) / r. */
+    double slack = SIGMAS * sqrt(1 - r) / r / sqrt(bursts ? bursts : 1);
+    check(fabs(length - LENGTH) <= slack && lost > 0.03 * n && lost < 0.07 * n, "loss in bursts",
+          "%.2f %% in %u bursts of %.2f, wanted %d +-%.2f", lost * 100.0 / n, bursts, length,
+          LENGTH, slack);
+    ptn_probes_free(&p);
+}
+
+static void copies(struct ptn_lab *lab, unsigned scale)
+{
+    struct ptn_probes p;
+    unsigned n = 4000 * scale;
+    double share = 0.1, slack = SIGMAS * sqrt(n * share * (1 - share));
+
+    set(lab, "duplicate 10%");
+    if (!ptn_probe(lab, n, 64, 0, &p)) {
+        check(false, "duplicates", "no sockets: %s", strerror(errno));
+        return;
+    }
+    double doubled = p.copies - p.arrived;
+    check(p.arrived == n && fabs(doubled - n * share) <= slack, "duplicates",
+          "%.0f, wanted %.0f +-%.0f", doubled, n * share, slack);
+    ptn_probes_free(&p);
+}
+
+static void order(struct ptn_lab *lab, unsigned scale)
+{
+    struct ptn_probes p;
+    unsigned n = 1000 * scale, overtaken = 0;
+    double share = 0.1, slack = SIGMAS * sqrt(n * share * (1 - share));
+
+    set(lab, "delay 1ms reorder 10% 20ms");
+    if (!ptn_probe(lab, n, 64, MS / 2, &p)) {
+        check(false, "reordering", "no sockets: %s", strerror(errno));
+        return;
+    }
+    for (unsigned i = 0; i + 1 < n; i++)
+        overtaken += p.took[i] >= 21 * MS;
+    check(p.arrived == n && fabs(overtaken - n * share) <= slack, "reordering",
+          "%u overtaken, wanted %.0f +-%.0f", overtaken, n * share, slack);
+    ptn_probes_free(&p);
+}
+
+static void cut(struct ptn_lab *lab)
+{
+    struct ptn_probes p[3] = {0};
+
+    set(lab, "delay 1ms");
+    bool good = ptn_probe(lab, 20, 64, 0, &p[0]) && ptn_lab_do(lab, "cut a b") &&
+                ptn_probe(lab, 20, 64, 0, &p[1]) && ptn_lab_do(lab, "heal a b") &&
+                ptn_probe(lab, 20, 64, 0, &p[2]);
+    check(good && p[0].arrived == 20 && p[1].arrived == 0 && p[2].arrived == 20, "cut and heal",
+          "%u before, %u while cut, %u after, of 20", p[0].arrived, p[1].arrived, p[2].arrived);
+    for (int i = 0; i < 3; i++)
+        ptn_probes_free(&p[i]);
+}
+
+/* ---- TCP ---- */
+
+static void stream(struct ptn_lab *lab, int family, const char *words, const char *name,
+                   uint64_t ns, double need)
+{
+    struct ptn_stream s;
+
+    set(lab, words);
+    if (!ptn_stream_open(lab, family, &s)) {
+        check(false, name, "no connection");
+        ptn_stream_close(&s);
+        return;
+    }
+    uint64_t start = ptn_now();
+    ptn_stream_pump(&s, ns);
+    double gbit = (double)s.got * 8 / (double)(ptn_now() - start);
+    bool all = ptn_stream_drain(&s, 60ull * 1000 * MS), limited = was_limited(lab);
+    double busy = ptn_lab_stat(lab, "emulator", "busy");
+    check(all && !s.corrupt && s.got && gbit >= need, name,
+          "%.1f MB, %.3f Gbit/s, emulator busy %.0f %%%s", (double)s.got / 1e6, gbit, busy * 100,
+          limited ? ", says it was the bottleneck" : "");
+    ptn_stream_close(&s);
+}
+
+static void flow_cut(struct ptn_lab *lab)
+{
+    struct ptn_stream s;
+
+    set(lab, "delay 5ms rate 200mbit");
+    if (!ptn_stream_open(lab, AF_INET, &s)) {
+        check(false, "one flow cut", "no connection");
+    } else {
+        ptn_stream_pump(&s, 200 * MS);
+        bool done = ptn_lab_do(lab, "flow cut busiest a b");
+        ptn_stream_pump(&s, 50 * MS); /* what had arrived is read */
+        uint64_t before = s.got;
+        ptn_stream_pump(&s, 200 * MS);
+        uint64_t while_cut = s.got - before;
+        done = done && ptn_lab_do(lab, "flow heal port 7007");
+        bool all = ptn_stream_drain(&s, 60ull * 1000 * MS);
+        check(done && before && !while_cut && all && !s.corrupt, "one flow cut",
+              "%llu bytes before, %llu while cut, all after: %s", (unsigned long long)before,
+              (unsigned long long)while_cut, all ? "yes" : "no");
+    }
+    ptn_stream_close(&s);
+}
+
+static void flow_reset(struct ptn_lab *lab, const char *words, const char *name)
+{
+    struct ptn_stream s;
+
+    set(lab, words);
+    if (!ptn_stream_open(lab, AF_INET, &s)) {
+        check(false, name, "no connection");
+    } else {
+        ptn_stream_pump(&s, 300 * MS);
+        bool done = ptn_lab_do(lab, "flow reset busiest a b");
+        ptn_stream_pump(&s, 10000ull * MS);
+        check(done && s.error_from == ECONNRESET && s.error_to == ECONNRESET, name,
+              "after %.1f MB; ends saw: %s; %s", (double)s.got / 1e6, strerror(s.error_from),
+              strerror(s.error_to));
+    }
+    ptn_stream_close(&s);
+}
+
+int ptn_selftest(bool is_long)
+{
+    static struct ptn_lab lab;
+    unsigned scale = is_long ? 10 : 1;
+    uint64_t ns = (is_long ? 5000ull : 700ull) * MS;
+    int rc = ptn_lab_open(&lab);
+
+    if (rc) {
+        printf("%s\n", rc == 77 ? "NOT RUN: no network namespaces or tun devices here (see above)"
+                                : "FAILED: the emulator did not start");
+        ptn_lab_close(&lab);
+        return rc;
+    }
+    delay(&lab, scale);
+    jitter(&lab, scale);
+    rate(&lab, scale);
+    queue(&lab);
+    loss(&lab, scale);
+    burst(&lab, scale);
+    copies(&lab, scale);
+    order(&lab, scale);
+    cut(&lab);
+    stream(&lab, AF_INET, "delay 10ms", "TCP, RTT 20 ms", 3 * ns, is_long ? NEED_GBIT : 0);
+    stream(&lab, AF_INET, "delay 1ms rate 300mbit", "TCP, 300 Mbit/s", ns, 0);
+    stream(&lab, AF_INET, "delay 1ms loss 1%", "TCP, 1 % loss", ns, 0);
+    stream(&lab, AF_INET, "delay 1ms duplicate 2% reorder 2% 1ms", "TCP, reordering", ns, 0);
+    stream(&lab, AF_INET6, "delay 1ms loss 0.5%", "TCP over IPv6", ns, 0);
+    flow_cut(&lab);
+    flow_reset(&lab, "delay 10ms", "RST, long path");
+    flow_reset(&lab, "delay 2ms loss 1% rate 100mbit", "RST, lossy path");
+    ptn_lab_close(&lab);
+    printf("ptnet self-test: %u passed, %u failed\n", passed, failed);
+    return failed ? 1 : 0;
+}
