@@ -31,7 +31,7 @@ CWARN := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-proto
 CBASE  = -std=gnu17 $(CWARN) -fPIC -fvisibility=hidden -pthread -Ic_src -isystem $(ERL_INCLUDE)
 CURING := $(if $(HAVE_URING),-DHAVE_LIBURING $(shell pkg-config --cflags liburing 2>/dev/null))
 LURING := $(if $(HAVE_URING),$(shell pkg-config --libs liburing 2>/dev/null))
-LCORE := -lcrypto -pthread
+LCORE := -lcrypto -lz -pthread
 # Symbols are bound when the object is loaded: one that is missing must stop `listen`, not the VM
 # an hour later. Only the two entry points are visible.
 LSHARED := -shared -Wl,-z,now -Wl,-z,relro -Wl,--version-script=c_src/partisan_drv.map

@@ -13,9 +13,21 @@
 %% adopts the lane right after its last packet, the connector when it has read it: a lane that is
 %% refused was never part of the session. Frames may follow the last packet at once; they wait in
 %% the kernel, because nothing here reads more than the packet.
+%%
+%% A lane of a channel is attached in the same way; its first packet and its MACs also say which:
+%%
+%%   connector  "P" "tsc" Version:8 SessionId:16/binary Lane:8 NonceC:16/binary Size:8 Name:Size/binary
+%%
+%% with the labels "partisan channel acceptor" and "partisan channel connector", and Name in UTF-8
+%% behind NonceA. Lanes of a channel are numbered from 0.
 -module(partisan_dist_attach).
 
 -export([is_attach/1, accept/5, open/3, accepted/2]).
+
+-export_type([lane/0]).
+
+%% Of the distribution's own, or of a channel.
+-type lane() :: 1..255 | {Channel :: binary(), 0..255}.
 
 -define(TAG, $P).
 -define(VERSION, 1).
@@ -25,6 +37,7 @@
 
 -spec is_attach(binary()) -> boolean().
 is_attach(<<?TAG, "tsn", _/binary>>) -> true;
+is_attach(<<?TAG, "tsc", _/binary>>) -> true;
 is_attach(_) -> false.
 
 %% Runs in the door's process, which owns Socket; ends with the socket closed or given to the
@@ -43,27 +56,43 @@ accept(Driver, Socket, Packet, Deadline, Gate) ->
             ok
     end.
 
-try_accept(Driver, Socket, <<?TAG, "tsn", ?VERSION:8, Id:16/binary, Lane:8, NonceC:16/binary>>,
-           Deadline, Gate) ->
-    case partisan_dist_reg:lookup(Id) of
-        {ok, Pid} ->
-            case ask(Pid, Lane, Deadline) of
-                {ok, Key} ->
-                    NonceA = partisan_nif:random(16),
-                    {MacC, MacA} = macs(Key, Id, Lane, NonceC, NonceA),
-                    Proof = <<?TAG, NonceA/binary, MacA/binary>>,
-                    maybe_ok([fun() -> send(Driver, Socket, Proof) end,
-                              fun() -> expect_mac(Driver, Socket, MacC, Deadline) end,
-                              fun() -> pass(Gate) end,
-                              fun() -> give(Driver, Socket, Pid, {attached, Lane, Socket}) end]);
-                {error, _} = Error ->
-                    Error
+try_accept(Driver, Socket, Packet, Deadline, Gate) ->
+    case request(Packet) of
+        {ok, Id, Lane, NonceC} ->
+            case partisan_dist_reg:lookup(Id) of
+                {ok, Pid} -> prove(Driver, Socket, Pid, {Id, Lane, NonceC}, Deadline, Gate);
+                error -> {error, "no such session (it may just have ended)"}
             end;
         error ->
-            {error, "no such session (it may just have ended)"}
-    end;
-try_accept(_Driver, _Socket, _Packet, _Deadline, _Gate) ->
-    {error, "an attach request of another version"}.
+            {error, "an attach request of another version"}
+    end.
+
+prove(Driver, Socket, Pid, {Id, Lane, NonceC}, Deadline, Gate) ->
+    case ask(Pid, Lane, Deadline) of
+        {ok, Key} ->
+            NonceA = partisan_nif:random(16),
+            {MacC, MacA} = macs(Key, Id, Lane, NonceC, NonceA),
+            Proof = <<?TAG, NonceA/binary, MacA/binary>>,
+            maybe_ok([fun() -> send(Driver, Socket, Proof) end,
+                      fun() -> expect_mac(Driver, Socket, MacC, Deadline) end,
+                      fun() -> pass(Gate) end,
+                      fun() -> give(Driver, Socket, Pid, {attached, Lane, Socket}) end]);
+        {error, _} = Error ->
+            Error
+    end.
+
+request(<<?TAG, "tsn", ?VERSION:8, Id:16/binary, Lane:8, NonceC:16/binary>>) ->
+    {ok, Id, Lane, NonceC};
+request(<<?TAG, "tsc", ?VERSION:8, Id:16/binary, Lane:8, NonceC:16/binary, Size:8,
+          Name:Size/binary>>) ->
+    {ok, Id, {Name, Lane}, NonceC};
+request(_) ->
+    error.
+
+request(Id, Lane, NonceC) when is_integer(Lane) ->
+    <<?TAG, "tsn", ?VERSION:8, Id/binary, Lane:8, NonceC/binary>>;
+request(Id, {Name, Lane}, NonceC) ->
+    <<?TAG, "tsc", ?VERSION:8, Id/binary, Lane:8, NonceC/binary, (byte_size(Name)):8, Name/binary>>.
 
 pass(Gate) ->
     case partisan_dist_listen:authenticated(Gate) of
@@ -94,7 +123,7 @@ ask(Pid, Lane, Deadline) ->
 %% The connector's side of one lane, in a process of its own
 
 %% Tells Owner {opened, Lane, Socket}, with the socket handed over, or {failed, Lane, Why}.
--spec open(pid(), 1..255, map()) -> term().
+-spec open(pid(), lane(), map()) -> term().
 open(Owner, Lane, #{driver := Driver, target := {Ip, Port}} = Options) ->
     Deadline = partisan_dist_listen:deadline(partisan_dist_addr:setup_time()),
     case Driver:connect(Ip, Port, partisan_dist_addr:connect_options(),
@@ -115,8 +144,7 @@ open(Owner, Lane, #{driver := Driver, target := {Ip, Port}} = Options) ->
 
 knock(Driver, Socket, Lane, #{session_id := Id, lane_key := Key}, Deadline) ->
     NonceC = partisan_nif:random(16),
-    Request = <<?TAG, "tsn", ?VERSION:8, Id/binary, Lane:8, NonceC/binary>>,
-    case send(Driver, Socket, Request) of
+    case send(Driver, Socket, request(Id, Lane, NonceC)) of
         ok ->
             case recv(Driver, Socket, Deadline) of
                 {ok, <<?TAG, NonceA:16/binary, Theirs:32/binary>>} ->
@@ -140,10 +168,14 @@ knock(Driver, Socket, Lane, #{session_id := Id, lane_key := Key}, Deadline) ->
 %% ------------------------------------------------------------------------------------------------
 %% Small parts of both
 
-macs(Key, Id, Lane, NonceC, NonceA) ->
+macs(Key, Id, Lane, NonceC, NonceA) when is_integer(Lane) ->
     Context = [Id, Lane, NonceC, NonceA],
     {partisan_nif:hmac(Key, ["partisan lane connector" | Context]),
-     partisan_nif:hmac(Key, ["partisan lane acceptor" | Context])}.
+     partisan_nif:hmac(Key, ["partisan lane acceptor" | Context])};
+macs(Key, Id, {Name, Lane}, NonceC, NonceA) ->
+    Context = [Id, Lane, NonceC, NonceA, Name],
+    {partisan_nif:hmac(Key, ["partisan channel connector" | Context]),
+     partisan_nif:hmac(Key, ["partisan channel acceptor" | Context])}.
 
 maybe_ok([Step | Rest]) ->
     case Step() of

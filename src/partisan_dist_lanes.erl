@@ -55,6 +55,7 @@ init(Owner, #{session_id := Id} = Options) ->
     Owner ! {self(), ready},
     ?MODULE:loop(Options#{owner => Owner, registry => Registry, port => undefined, up => false,
                           sockets => #{}, openers => #{}, waiting => [], retries => ?RETRIES,
+                          events => [], chans => partisan_dist_chans:new(),
                           trouble => undefined, logged => false, closed => undefined}).
 
 loop(#{owner := Owner, registry := Registry} = State) ->
@@ -65,12 +66,17 @@ loop(#{owner := Owner, registry := Registry} = State) ->
             ?MODULE:loop(attached(Lane, Socket, State));
         {opened, Lane, Socket} ->
             ?MODULE:loop(adopt(Lane, Socket, State));
+        {failed, {Name, Lane}, Why} ->
+            partisan_dist_chans:failed(Name, Lane, Why, State),
+            ?MODULE:loop(State);
         {failed, Lane, Why} ->
             ?MODULE:loop(State#{trouble := io_lib:format("lane ~b: ~ts", [Lane, Why])});
         {port, Port} ->
             _ = partisan_drv:notify(Port),
             _ = erlang:monitor(port, Port),
             ?MODULE:loop(State#{port := Port});
+        {channel, Event} ->
+            ?MODULE:loop(channel_event(Event, State));
         up ->
             ?MODULE:loop(came_up(State#{up := true}));
         open_lanes ->
@@ -78,8 +84,9 @@ loop(#{owner := Owner, registry := Registry} = State) ->
         lanes_expected ->
             ?MODULE:loop(log_connected(State));
         {setopts, Options} ->
-            #{sockets := Sockets} = State,
-            _ = [inet:setopts(Socket, Options) || Socket <- maps:values(Sockets)],
+            #{sockets := Sockets, chans := Chans} = State,
+            _ = [inet:setopts(Socket, Options)
+                 || Socket <- maps:values(Sockets) ++ partisan_dist_chans:sockets(Chans)],
             ?MODULE:loop(State);
         {partisan_closed, _Port, Reason} ->
             ?MODULE:loop(State#{closed := Reason});
@@ -94,7 +101,7 @@ loop(#{owner := Owner, registry := Registry} = State) ->
             exit(Owner, connection_closed),
             ?MODULE:loop(State);
         {'DOWN', Registry, process, _, _} ->
-            ?MODULE:loop(State#{registry := partisan_dist_reg:enter(maps:get(session_id, State))});
+            ?MODULE:loop(enter_again(State));
         _ ->
             ?MODULE:loop(State)
     after 0 ->
@@ -102,18 +109,33 @@ loop(#{owner := Owner, registry := Registry} = State) ->
         erlang:hibernate(?MODULE, loop, [State])
     end.
 
-came_up(#{role := connector} = State) ->
+came_up(#{events := Events} = State) ->
+    lists:foldr(fun channel_event/2, lanes_came_up(State#{events := []}), Events).
+
+lanes_came_up(#{role := connector} = State) ->
     open_lanes(State);
-came_up(#{role := acceptor, waiting := Waiting} = State0) ->
+lanes_came_up(#{role := acceptor, waiting := Waiting} = State0) ->
     State = lists:foldr(fun({Pid, Ref, Lane}, S) -> attach_request(Pid, Ref, Lane, S) end,
                         State0#{waiting := []}, Waiting),
     _ = erlang:send_after(?LANES_EXPECTED_IN, self(), lanes_expected),
     log_if_complete(State).
 
+%% Who opens channels can find us before the connection is up.
+channel_event(Event, #{up := false, events := Events} = State) ->
+    State#{events := [Event | Events]};
+channel_event(Event, #{chans := Chans} = State) ->
+    State#{chans := partisan_dist_chans:handle(Event, State, Chans)}.
+
+enter_again(#{session_id := Id, node := Node, port := Port} = State) ->
+    Port =:= undefined orelse partisan_dist_reg:enter_node(Node, self()),
+    State#{registry := partisan_dist_reg:enter(Id)}.
+
 %% --- acceptor
 
 attach_request(Pid, Ref, Lane, #{up := false, waiting := Waiting} = State) ->
     State#{waiting := [{Pid, Ref, Lane} | Waiting]};
+attach_request(Pid, Ref, {_, _} = Lane, #{chans := Chans} = State) ->
+    State#{chans := partisan_dist_chans:attach(Pid, Ref, Lane, State, Chans)};
 attach_request(Pid, Ref, Lane, #{lane_key := Key} = State) ->
     Pid ! {Ref, case free(Lane, State) of
                     true -> {ok, Key};
@@ -127,6 +149,8 @@ free(_Lane, #{role := connector}) ->
     false.
 
 %% Two may have asked for one lane at a time; the first to prove the key has it.
+attached({_, _} = Lane, Socket, #{chans := Chans} = State) ->
+    State#{chans := partisan_dist_chans:attached(Lane, Socket, State, Chans)};
 attached(Lane, Socket, #{driver := Driver} = State) ->
     case free(Lane, State) andalso partisan_dist_attach:accepted(Driver, Socket) of
         ok ->
@@ -145,7 +169,13 @@ open_lanes(#{openers := Openers} = State) ->
                            Lane} || Lane <- missing(State)]),
     log_if_complete(State#{openers := maps:merge(Openers, New)}).
 
-opener_done(Pid, #{openers := Openers, retries := Retries} = State0)
+opener_done(Pid, #{chans := Chans} = State) ->
+    case partisan_dist_chans:knows(Pid, Chans) of
+        true -> State#{chans := partisan_dist_chans:opener_done(Pid, State, Chans)};
+        false -> lane_opener_done(Pid, State)
+    end.
+
+lane_opener_done(Pid, #{openers := Openers, retries := Retries} = State0)
   when is_map_key(Pid, Openers) ->
     State = State0#{openers := maps:remove(Pid, Openers)},
     case {map_size(Openers) - 1, missing(State), Retries} of
@@ -157,7 +187,7 @@ opener_done(Pid, #{openers := Openers, retries := Retries} = State0)
         _ ->
             State
     end;
-opener_done(_Pid, State) ->
+lane_opener_done(_Pid, State) ->
     State.
 
 %% --- both
@@ -165,6 +195,8 @@ opener_done(_Pid, State) ->
 missing(#{lanes := Lanes, sockets := Sockets}) ->
     [Lane || Lane <- lists:seq(1, Lanes - 1), not is_map_key(Lane, Sockets)].
 
+adopt({Name, Lane}, Socket, #{chans := Chans} = State) ->
+    State#{chans := partisan_dist_chans:opened(Name, {Lane, Socket}, State, Chans)};
 adopt(Lane, Socket, #{driver := Driver, port := Port, sockets := Sockets} = State) ->
     case partisan_drv:lane(Port, Lane, Socket) of
         ok ->

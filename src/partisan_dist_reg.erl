@@ -10,7 +10,7 @@
 -behaviour(gen_server).
 
 -export([start_carrier/0]).
--export([enter/1, lookup/1]).
+-export([enter/1, lookup/1, enter_node/2, lookup_node/1, seen/1]).
 -export([hint/2, hints/1]).
 -export([count/1, counters/0, log_limited/4]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
@@ -57,6 +57,31 @@ enter(SessionId) ->
 -spec lookup(SessionId :: binary()) -> {ok, pid()} | error.
 lookup(SessionId) ->
     try ets:lookup(?TABLE, {session, SessionId}) of
+        [{_, Pid}] -> {ok, Pid};
+        [] -> error
+    catch
+        error:badarg -> error
+    end.
+
+%% Enters the lanes process of the session with Node, before the node is up: who hears of the node
+%% finds it.
+-spec enter_node(node(), pid()) -> ok.
+enter_node(Node, Pid) ->
+    gen_server:cast(?MODULE, {enter_node, Node, Pid}),
+    _ = insert({{node, Node}, Pid}),
+    _ = insert({{seen, Node}}),
+    ok.
+
+%% Has there ever been a session with Node?
+-spec seen(node()) -> boolean().
+seen(Node) ->
+    try ets:member(?TABLE, {seen, Node})
+    catch error:badarg -> false
+    end.
+
+-spec lookup_node(node()) -> {ok, pid()} | error.
+lookup_node(Node) ->
+    try ets:lookup(?TABLE, {node, Node}) of
         [{_, Pid}] -> {ok, Pid};
         [] -> error
     catch
@@ -129,7 +154,7 @@ insert(Row) ->
     end.
 
 %% ------------------------------------------------------------------------------------------------
-%% The process. State: monitor of each lanes process => its session.
+%% The process. State: monitor of each lanes process => its row of the table.
 
 init([]) ->
     ?TABLE = ets:new(?TABLE, [named_table, public, {read_concurrency, true}]),
@@ -144,11 +169,13 @@ handle_call(start_carrier, _From, State) ->
     {reply, Answer, State}.
 
 handle_cast({enter, SessionId, Pid}, State) ->
-    {noreply, State#{erlang:monitor(process, Pid) => SessionId}}.
+    {noreply, State#{erlang:monitor(process, Pid) => {{session, SessionId}, Pid}}};
+handle_cast({enter_node, Node, Pid}, State) ->
+    {noreply, State#{erlang:monitor(process, Pid) => {{node, Node}, Pid}}}.
 
 handle_info({'DOWN', Ref, process, _Pid, _Reason}, State) when is_map_key(Ref, State) ->
-    {SessionId, Rest} = maps:take(Ref, State),
-    true = ets:delete(?TABLE, {session, SessionId}),
+    {Row, Rest} = maps:take(Ref, State),
+    true = ets:delete_object(?TABLE, Row), % a newer session with the node may have its own
     {noreply, Rest};
 handle_info({partisan_loop_failed, Text}, State) ->
     ?LOG_ERROR("partisan: ~ts", [Text]),
@@ -164,7 +191,8 @@ start() ->
                            {error, _} = Error -> Error
                        end
                end,
-               fun start_loop/1]).
+               fun start_loop/1,
+               fun(_) -> partisan_channel_srv:start() end]).
 
 maybe_all([First | Rest]) ->
     lists:foldl(fun(Step, {ok, Value}) -> Step(Value);
@@ -178,7 +206,7 @@ start_loop(Loaded) ->
                                        congestion], Conf)) of
         {ok, Reason} ->
             ?LOG_INFO("partisan: ~ts", [Reason]),
-            ok;
+            {ok, Conf};
         {error, Words} ->
             {error, lists:flatten(["partisan: ", Words])}
     end.

@@ -3,6 +3,7 @@
 
 -export([load/0]).
 -export([open/0, init/2, lane/3, start/1, tick/1, stat/1, test/4, set_max_queue/2, notify/1]).
+-export([channel/3, channel_lane/4, channel_state/2, channel_close/2]).
 
 -export_type([init/0]).
 
@@ -16,6 +17,10 @@
 -define(TEST, 6).
 -define(SETQ, 7).
 -define(NOTIFY, 8).
+-define(CHANNEL, 9).
+-define(CHANNEL_LANE, 10).
+-define(CHANNEL_STATE, 11).
+-define(CHANNEL_CLOSE, 12).
 
 -define(VERSION, 1).
 
@@ -128,10 +133,11 @@ stat(Port) ->
         {error, _} = Error -> Error
     end.
 
-%% Test hook: the lane behaves as if the network did `What`.
+%% Test hook: the lane behaves as if the network did `What`. Channel: its number here; 0 is the
+%% distribution's own stream.
 -spec test(port(), pause_send | resume_send | pause_recv | resume_recv | shut | break_loop, 0..255,
            non_neg_integer()) -> answer().
-test(Port, What, LaneNo, Arg) ->
+test(Port, What, LaneNo, Channel) ->
     Code = case What of
                pause_send -> 1;
                resume_send -> 2;
@@ -140,7 +146,7 @@ test(Port, What, LaneNo, Arg) ->
                shut -> 5;
                break_loop -> 6
            end,
-    control(Port, ?TEST, <<Code:8, LaneNo:8, Arg:32>>).
+    control(Port, ?TEST, <<Code:8, LaneNo:8, Channel:32>>).
 
 -spec set_max_queue(port(), non_neg_integer()) -> answer().
 set_max_queue(Port, Bytes) -> control(Port, ?SETQ, <<Bytes:64>>).
@@ -148,6 +154,38 @@ set_max_queue(Port, Bytes) -> control(Port, ?SETQ, <<Bytes:64>>).
 %% The caller gets {partisan_closed, Port, Reason :: string()} before the wire ends the port.
 -spec notify(port()) -> answer().
 notify(Port) -> control(Port, ?NOTIFY, <<>>).
+
+%% A channel of the number No, which has no lane yet.
+-spec channel(port(), pos_integer(),
+              #{name := binary(), lanes := 1..16, monotonic := boolean(),
+                max_queue := pos_integer(), _ => _}) -> answer().
+channel(Port, No, #{name := Name, lanes := Lanes, monotonic := Monotonic, max_queue := Max}) ->
+    Flags = case Monotonic of
+                true -> 1;
+                false -> 0
+            end,
+    control(Port, ?CHANNEL, <<No:32, Lanes:8, Flags:8, Max:64, Name/binary>>).
+
+%% As lane/3.
+-spec channel_lane(port(), pos_integer(), 0..255, inet:socket()) -> answer().
+channel_lane(Port, No, LaneNo, Socket) ->
+    case inet:getfd(Socket) of
+        {ok, Fd} -> control(Port, ?CHANNEL_LANE, <<No:32, LaneNo:8, Fd:32>>);
+        {error, Reason} -> {error, inet:format_error(Reason)}
+    end.
+
+%% How many messages were sent, how many were delivered here, and is anything queued?
+-spec channel_state(port(), pos_integer()) ->
+          {ok, non_neg_integer(), non_neg_integer(), boolean()} | {error, string()}.
+channel_state(Port, No) ->
+    case result(Port, ?CHANNEL_STATE, <<No:32>>) of
+        {ok, <<Sent:64, Delivered:64, Queued:8>>} -> {ok, Sent, Delivered, Queued =/= 0};
+        {error, _} = Error -> Error
+    end.
+
+%% What is queued is lost; senders get `closed`.
+-spec channel_close(port(), pos_integer()) -> answer().
+channel_close(Port, No) -> control(Port, ?CHANNEL_CLOSE, <<No:32>>).
 
 control(Port, Verb, Data) ->
     case result(Port, Verb, Data) of

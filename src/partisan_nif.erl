@@ -7,8 +7,10 @@
 -module(partisan_nif).
 
 -export([load/1, start/1, info/0, sessions/0, session/1, hmac/2, hkdf/4, equal/2, random/1]).
+-export([channel/2, channel_send/5, channel_send_term/4, channel_cancel/2]).
 
--nifs([start/1, info/0, sessions/0, session/1, hmac/2, hkdf/4, equal/2, random/1]).
+-nifs([start/1, info/0, sessions/0, session/1, hmac/2, hkdf/4, equal/2, random/1,
+       channel/2, channel_send/5, channel_send_term/4, channel_cancel/2]).
 
 -define(PATH, {?MODULE, path}).
 
@@ -54,6 +56,30 @@ equal(A, B) -> stub(?FUNCTION_NAME, [A, B]).
 %% N bytes from the kernel's generator.
 -spec random(pos_integer()) -> binary().
 random(N) -> stub(?FUNCTION_NAME, [N]).
+
+%% A handle for the channel No of a session. It stays valid when the session ends: sending then says
+%% `closed`.
+-spec channel(SessionId :: <<_:128>>, No :: pos_integer()) -> reference() | undefined.
+channel(SessionId, No) -> stub(?FUNCTION_NAME, [SessionId, No]).
+
+%% Data: term_to_iovec({Control, Message}), or a compressed message (docs/wire-protocol.md).
+%% Partition: a hash of the partition key. Key: what makes a message of a monotonic channel replace
+%% another. Wait: the message that the caller gets when there is room again, or when the channel is
+%% closed; {busy, Id}: channel_cancel/2 takes that back. flatten: too many pieces.
+-spec channel_send(reference(), [binary(), ...], 0..16#ffffffff | none, binary() | none,
+                   none | {wait | notify, term()}) ->
+          ok | busy | {busy, pos_integer()} | closed | flatten | system_limit.
+channel_send(Handle, Data, Partition, Key, Wait) ->
+    stub(?FUNCTION_NAME, [Handle, Data, Partition, Key, Wait]).
+
+%% The same for a term {Control, Message} that is found to be small at a glance.
+-spec channel_send_term(reference(), {tuple(), term()}, 0..16#ffffffff | none, binary() | none) ->
+          ok | busy | closed | large | system_limit.
+channel_send_term(Handle, Term, Partition, Key) ->
+    stub(?FUNCTION_NAME, [Handle, Term, Partition, Key]).
+
+-spec channel_cancel(reference(), pos_integer()) -> ok.
+channel_cancel(Handle, Id) -> stub(?FUNCTION_NAME, [Handle, Id]).
 
 -spec stub(atom(), [term()]) -> term().
 stub(Function, Args) ->

@@ -1,5 +1,6 @@
 /* The driver's callbacks. One port a peer; every callback runs with that port's lock.
  * Driver interface: erl_driver(3); what a distribution controller must do: docs/architecture.md. */
+#include "vm/chan.h"
 #include "vm/peer.h"
 
 #include <erl_driver.h>
@@ -33,10 +34,10 @@ static void stop_select(ErlDrvEvent event, void *reserved)
 
 enum { FLUSH_LOOK_MS = 20 };
 
-/* Session lock. The rest of a message whose sender was stopped half-way will not come. */
-static size_t to_send(struct pt_peer *p)
+/* Stream lock. The rest of a message whose sender was stopped half-way will not come. */
+static size_t to_send(struct pt_stream *s)
 {
-    return pt_stream_pending(&p->s) - pt_txq_unfinished(&p->s.txq);
+    return pt_stream_pending(s) - pt_txq_unfinished(&s->txq);
 }
 
 /* Bytes that are not yet with the peer's kernel. What is only in our socket's queue counts: closing
@@ -44,13 +45,18 @@ static size_t to_send(struct pt_peer *p)
 static uint64_t undelivered(struct pt_peer *p, bool *dead)
 {
     struct pt_sock_info si;
-    pthread_mutex_lock(&p->s.lock);
-    uint64_t n = to_send(p);
-    *dead = p->s.error != 0;
-    pthread_mutex_unlock(&p->s.lock);
-    for (unsigned i = 0; i < PT_LANES_MAX; i++)
-        if (p->s.lanes[i].fd >= 0 && !pt_sock_info(p->s.lanes[i].fd, &si))
-            n += si.out_queue;
+    uint64_t n = 0;
+
+    *dead = false;
+    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
+        pthread_mutex_lock(&s->lock);
+        n += to_send(s);
+        *dead = *dead || s->error;
+        pthread_mutex_unlock(&s->lock);
+        for (unsigned i = 0; i < PT_LANES_MAX; i++)
+            if (s->lanes[i].fd >= 0 && !pt_sock_info(s->lanes[i].fd, &si))
+                n += si.out_queue;
+    }
     return n;
 }
 
@@ -59,17 +65,25 @@ static uint64_t undelivered(struct pt_peer *p, bool *dead)
  * sends FIN at once (erl_distribution_SUITE:differing_cookies). */
 static void half_close(struct pt_peer *p)
 {
-    pthread_mutex_lock(&p->s.lock);
-    bool now = !p->half_closed && !to_send(p);
-    if (now) /* not even an ACK: it would fail, and we would not wait for what is under way */
-        p->s.closing = true;
-    pthread_mutex_unlock(&p->s.lock);
-    if (!now)
+    if (p->half_closed)
         return;
+    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
+        pthread_mutex_lock(&s->lock);
+        bool more = to_send(s) != 0;
+        pthread_mutex_unlock(&s->lock);
+        if (more)
+            return;
+    }
+    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
+        pthread_mutex_lock(&s->lock);
+        s->closing =
+            true; /* not even an ACK: it would fail, and we would not wait for what is under way */
+        pthread_mutex_unlock(&s->lock);
+        for (unsigned i = 0; i < PT_LANES_MAX; i++)
+            if (s->lanes[i].fd >= 0)
+                shutdown(s->lanes[i].fd, SHUT_WR);
+    }
     p->half_closed = true;
-    for (unsigned i = 0; i < PT_LANES_MAX; i++)
-        if (p->s.lanes[i].fd >= 0)
-            shutdown(p->s.lanes[i].fd, SHUT_WR);
 }
 
 /* Done when everything is delivered, or nothing moved for flush_timeout: halt() must not wait for a
@@ -94,17 +108,33 @@ static void flush_look(struct pt_peer *p)
     }
 }
 
+static int flush_streams(struct pt_peer *p)
+{
+    int rc = pt_tx_flush(p);
+    for (struct pt_list *n = p->chans.next, *next; n != &p->chans; n = next) {
+        struct pt_chan *c = PT_CONTAINER_OF(n, struct pt_chan, link);
+        next = n->next;
+        if (atomic_exchange(&c->s.due, false) || p->flushing) {
+            int failed = pt_chan_look(c);
+            rc = rc ? rc : failed;
+        }
+    }
+    return rc;
+}
+
 static void flush(ErlDrvData data)
 {
     struct pt_peer *p = (struct pt_peer *)data;
     p->flushing = true; /* reading goes on: what is left may wait for acknowledgements */
-    pthread_mutex_lock(&p->s.lock);
-    p->s.wake_on_drain = true;
-    pthread_mutex_unlock(&p->s.lock);
+    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
+        pthread_mutex_lock(&s->lock);
+        s->wake_on_drain = true;
+        pthread_mutex_unlock(&s->lock);
+    }
     p->flush_moved = pt_now_ns();
     p->flush_timer = false; /* the port has one timer, and flush_look() takes it */
     if (!p->failed)
-        (void)pt_tx_flush(p);
+        (void)flush_streams(p);
     flush_look(p);
 }
 
@@ -113,7 +143,7 @@ static void flush(ErlDrvData data)
 /* The port may be gone on return. */
 static void send_now(struct pt_peer *p)
 {
-    int rc = pt_tx_flush(p);
+    int rc = flush_streams(p);
     if (p->flushing)
         flush_look(p);
     else if (rc)
@@ -147,9 +177,12 @@ static void on_wake(struct pt_peer *p)
     ssize_t n = read(p->wake_fd, &count, sizeof count);
     (void)n;
     atomic_store(&p->wake_pending, false); /* before looking: what comes later wakes again */
-    pthread_mutex_lock(&p->s.lock);
-    int err = p->s.error;
-    pthread_mutex_unlock(&p->s.lock);
+    int err = 0;
+    for (struct pt_stream *s = NULL; !err && (s = pt_peer_stream(p, s));) {
+        pthread_mutex_lock(&s->lock);
+        err = s->error;
+        pthread_mutex_unlock(&s->lock);
+    }
     if (err && !p->flushing)
         pt_peer_end(p, NULL, err, "sending failed");
     else
@@ -158,9 +191,13 @@ static void on_wake(struct pt_peer *p)
 
 static void on_lane(struct pt_peer *p, struct pt_lane *l)
 {
-    char what[64];
+    char lane[320], what[352];
     int rc = pt_rx_io(p, l);
 
+    if (rc && l->stream == &p->s)
+        snprintf(lane, sizeof lane, "lane %u", l->no);
+    else if (rc)
+        pt_chan_lane_name(l, lane, sizeof lane);
     if (p->flushing) {
         if (rc) {
             l->ended = true;
@@ -172,17 +209,24 @@ static void on_lane(struct pt_peer *p, struct pt_lane *l)
                pt_stream_detach(l->stream, l)) {
         return; /* the connection does well without it */
     } else if (rc == -ENODATA) {
-        snprintf(what, sizeof what, "lane %u was closed by the peer", l->no);
+        snprintf(what, sizeof what, "%s was closed by the peer", lane);
         pt_peer_end(p, l, 0, what);
     } else if (rc == -ECONNRESET || rc == -EPIPE || rc == -ETIMEDOUT) {
-        snprintf(what, sizeof what, "lane %u", l->no);
-        pt_peer_end(p, l, rc, what);
+        pt_peer_end(p, l, rc, lane);
     } else if (rc == -ESHUTDOWN) {
         pt_rx_select(p, l, false); /* the VM is closing the port */
     } else if (rc) {
-        snprintf(what, sizeof what, "lane %u", l->no);
-        pt_peer_fail(p, rc, what);
+        pt_peer_fail(p, rc, lane);
     }
+}
+
+static struct pt_lane *lane_of(struct pt_peer *p, int fd)
+{
+    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));)
+        for (unsigned i = 0; i < s->lanes_wanted; i++)
+            if (s->lanes[i].fd == fd)
+                return &s->lanes[i];
+    return NULL;
 }
 
 static void ready_input(ErlDrvData data, ErlDrvEvent event)
@@ -194,13 +238,9 @@ static void ready_input(ErlDrvData data, ErlDrvEvent event)
         on_wake(p);
         return;
     }
-    for (unsigned i = 0; i < PT_LANES_MAX; i++) {
-        struct pt_lane *l = &p->s.lanes[i];
-        if (l->fd == fd && l->reading && !p->failed) {
-            on_lane(p, l);
-            return;
-        }
-    }
+    struct pt_lane *l = lane_of(p, fd);
+    if (l && l->reading && !p->failed)
+        on_lane(p, l);
 }
 
 static ErlDrvSSizeT control(ErlDrvData data, unsigned int verb, char *buf, ErlDrvSizeT len,

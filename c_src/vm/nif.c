@@ -150,16 +150,16 @@ static ERL_NIF_TERM random_bytes(ErlNifEnv *env, int argc, const ERL_NIF_TERM ar
 
 static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info)
 {
-    (void)env, (void)priv, (void)info;
+    (void)priv, (void)info;
     pt_node_init();
-    return 0;
+    return pt_nif_chan_load(env) ? 1 : 0;
 }
 
-/* A new version of partisan_nif: all state is in the library itself, there is none to hand over. */
+/* A new version of partisan_nif: all state is in the library itself; handles change hands. */
 static int upgrade(ErlNifEnv *env, void **priv, void **old, ERL_NIF_TERM info)
 {
-    (void)env, (void)priv, (void)old, (void)info;
-    return 0;
+    (void)priv, (void)old, (void)info;
+    return pt_nif_chan_load(env) ? 1 : 0;
 }
 
 static ErlNifFunc functions[] = {
@@ -171,6 +171,10 @@ static ErlNifFunc functions[] = {
     {"info", 0, pt_nif_info, 0},
     {"sessions", 0, pt_nif_sessions, ERL_NIF_DIRTY_JOB_CPU_BOUND},
     {"session", 1, pt_nif_session, ERL_NIF_DIRTY_JOB_CPU_BOUND},
+    {"channel", 2, pt_nif_channel, 0},
+    {"channel_send", 5, pt_nif_channel_send, 0},
+    {"channel_send_term", 4, pt_nif_channel_send_term, 0},
+    {"channel_cancel", 2, pt_nif_channel_cancel, 0},
 };
 
 ERL_NIF_INIT(partisan_nif, functions, load, NULL, upgrade, NULL)

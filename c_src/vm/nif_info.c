@@ -1,5 +1,6 @@
 /* Inspection. The node lock keeps a listed peer alive (its stop callback unlinks it first); the
  * session lock makes its numbers consistent. Receive-side numbers are those last published. */
+#include "vm/chan.h"
 #include "vm/nif.h"
 #include "vm/peer.h"
 
@@ -93,7 +94,7 @@ static ERL_NIF_TERM tcp_map(ErlNifEnv *env, const struct pt_sock_info *si)
     return made(&m);
 }
 
-static ERL_NIF_TERM lane_map(ErlNifEnv *env, const struct pt_peer *p, const struct pt_lane *l)
+static ERL_NIF_TERM lane_map(ErlNifEnv *env, const struct pt_stream *s, const struct pt_lane *l)
 {
     struct map m = {.env = env};
     struct pt_sock_info si;
@@ -103,9 +104,9 @@ static ERL_NIF_TERM lane_map(ErlNifEnv *env, const struct pt_peer *p, const stru
     put_n(&m, "frames_out", l->batch->frames);
     put_n(&m, "sends", l->sends);
     put_n(&m, "queue", l->batch->bytes);
-    put_n(&m, "bytes_in", atomic_load(&p->s.seen.lane[l->no].bytes));
-    put_n(&m, "frames_in", atomic_load(&p->s.seen.lane[l->no].frames));
-    put_n(&m, "reads", atomic_load(&p->s.seen.lane[l->no].reads));
+    put_n(&m, "bytes_in", atomic_load(&s->seen.lane[l->no].bytes));
+    put_n(&m, "frames_in", atomic_load(&s->seen.lane[l->no].frames));
+    put_n(&m, "reads", atomic_load(&s->seen.lane[l->no].reads));
     put_b(&m, "paused", l->tx_paused);
     if (!pt_sock_info(l->fd, &si)) {
         put(&m, "tcp", tcp_map(env, &si));
@@ -115,10 +116,46 @@ static ERL_NIF_TERM lane_map(ErlNifEnv *env, const struct pt_peer *p, const stru
     return made(&m);
 }
 
+static ERL_NIF_TERM channel_map(ErlNifEnv *env, struct pt_chan *c)
+{
+    struct map m = {.env = env};
+    ERL_NIF_TERM lanes = enif_make_list(env, 0), name;
+
+    memcpy(enif_make_new_binary(env, c->name_len, &name), c->name, c->name_len);
+    put(&m, "name", name);
+    put_n(&m, "channel", c->no);
+    put_n(&m, "lanes_wanted", c->s.lanes_wanted);
+    put_b(&m, "monotonic", c->monotonic);
+    pthread_mutex_lock(&c->s.lock);
+    if (!c->gone) {
+        for (unsigned i = PT_LANES_MAX; i-- > 0;)
+            if (c->s.lanes[i].batch)
+                lanes = enif_make_list_cell(env, lane_map(env, &c->s, &c->s.lanes[i]), lanes);
+        put_n(&m, "queue_bytes", c->s.txq.bytes + c->s.waiting_bytes);
+        put_n(&m, "queue_messages", c->s.txq.messages + c->s.waiting_messages);
+        put_n(&m, "flows", pt_txq_flows(&c->s.txq));
+        put_n(&m, "unacked", pt_txq_unacked(&c->s.txq));
+        put_n(&m, "messages_out", c->s.txq.stats.numbered);
+        put_n(&m, "chunks_out", c->s.txq.stats.chunks);
+    }
+    put(&m, "lanes", lanes);
+    put_n(&m, "lanes_attached", c->s.attached);
+    put_n(&m, "queue_max", c->s.max_queue);
+    put_n(&m, "waiting", c->waiters.count + c->notifies.count);
+    put_n(&m, "bytes_out", c->s.sent_bytes);
+    put_n(&m, "dropped", c->replaced);
+    put_n(&m, "busy_count", c->busy_count);
+    put_n(&m, "messages_in", atomic_load(&c->s.seen.delivered));
+    put_n(&m, "bytes_in", atomic_load(&c->s.seen.delivered_bytes));
+    put_n(&m, "held_messages", atomic_load(&c->s.seen.held_count));
+    pthread_mutex_unlock(&c->s.lock);
+    return made(&m);
+}
+
 static ERL_NIF_TERM session_map(ErlNifEnv *env, struct pt_peer *p)
 {
     struct map m = {.env = env};
-    ERL_NIF_TERM lanes = enif_make_list(env, 0);
+    ERL_NIF_TERM lanes = enif_make_list(env, 0), channels = lanes;
     ERL_NIF_TERM id;
 
     memcpy(enif_make_new_binary(env, sizeof p->session_id, &id), p->session_id,
@@ -130,7 +167,7 @@ static ERL_NIF_TERM session_map(ErlNifEnv *env, struct pt_peer *p)
     pthread_mutex_lock(&p->s.lock);
     for (unsigned i = PT_LANES_MAX; i-- > 0;)
         if (p->s.lanes[i].batch)
-            lanes = enif_make_list_cell(env, lane_map(env, p, &p->s.lanes[i]), lanes);
+            lanes = enif_make_list_cell(env, lane_map(env, &p->s, &p->s.lanes[i]), lanes);
     put(&m, "lanes", lanes);
     put_n(&m, "lanes_attached", p->s.attached);
     put_n(&m, "queue_bytes", p->s.txq.bytes);
@@ -155,6 +192,10 @@ static ERL_NIF_TERM session_map(ErlNifEnv *env, struct pt_peer *p)
     put_b(&m, "busy", atomic_load(&p->s.seen.busy));
     put_b(&m, "lossy", pt_now_ns() < p->s.lossy_until);
     pthread_mutex_unlock(&p->s.lock);
+    for (struct pt_list *n = p->chans.next; n != &p->chans; n = n->next)
+        channels = enif_make_list_cell(
+            env, channel_map(env, PT_CONTAINER_OF(n, struct pt_chan, link)), channels);
+    put(&m, "channels", channels);
     return made(&m);
 }
 

@@ -1,5 +1,6 @@
 #include "vm/peer.h"
 
+#include "vm/chan.h"
 #include "vm/host.h"
 
 #include <errno.h>
@@ -31,6 +32,7 @@ struct pt_peer *pt_peer_new(ErlDrvPort port)
     p->port = port;
     p->port_term = driver_mk_port(port);
     pt_list_init(&p->node_link);
+    pt_list_init(&p->chans);
     pt_hmap_init(&p->joins);
     driver_select(port, (ErlDrvEvent)(intptr_t)p->wake_fd, ERL_DRV_READ | ERL_DRV_USE, 1);
     return p;
@@ -41,6 +43,8 @@ void pt_peer_free(struct pt_peer *p)
     pthread_mutex_lock(&pt_node.lock);
     pt_list_del(&p->node_link);
     pthread_mutex_unlock(&pt_node.lock);
+    for (struct pt_list *n; (n = pt_list_first(&p->chans));)
+        pt_chan_close(PT_CONTAINER_OF(n, struct pt_chan, link));
     pt_stream_reclaim(&p->s);
     pt_stream_close_lanes(&p->s);
     driver_select(p->port, (ErlDrvEvent)(intptr_t)p->wake_fd, ERL_DRV_READ | ERL_DRV_USE, 0);
@@ -48,6 +52,15 @@ void pt_peer_free(struct pt_peer *p)
     pt_stream_free(&p->s);
     pt_atom_table_free(&p->vm_atoms);
     pt_free(p);
+}
+
+struct pt_stream *pt_peer_stream(struct pt_peer *p, struct pt_stream *s)
+{
+    if (!s)
+        return &p->s;
+    struct pt_list *n =
+        s == &p->s ? p->chans.next : PT_CONTAINER_OF(s, struct pt_chan, s)->link.next;
+    return n == &p->chans ? NULL : &PT_CONTAINER_OF(n, struct pt_chan, link)->s;
 }
 
 int pt_peer_start(struct pt_peer *p)
@@ -96,9 +109,10 @@ void pt_peer_fail(struct pt_peer *p, int err, const char *what)
     p->failed = true;
     snprintf(text, sizeof text, "%s%s%s", what, err ? ": " : "", err ? pt_strerror(err) : "");
     notify(p, text);
-    for (unsigned i = 0; i < PT_LANES_MAX; i++)
-        if (p->s.lanes[i].reading)
-            pt_rx_select(p, &p->s.lanes[i], false);
+    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));)
+        for (unsigned i = 0; i < PT_LANES_MAX; i++)
+            if (s->lanes[i].reading)
+                pt_rx_select(p, &s->lanes[i], false);
     /* nothing of this connection will be sent any more: let the port close at once */
     if (driver_sizeq(p->port))
         driver_deq(p->port, driver_sizeq(p->port));
@@ -108,8 +122,9 @@ void pt_peer_fail(struct pt_peer *p, int err, const char *what)
 void pt_peer_end_check(struct pt_peer *p)
 {
     bool more = false;
-    for (unsigned i = 0; i < PT_LANES_MAX; i++)
-        more = more || p->s.lanes[i].reading;
+    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));)
+        for (unsigned i = 0; i < PT_LANES_MAX; i++)
+            more = more || s->lanes[i].reading;
     uint64_t now = pt_now_ns();
     if (!more || now >= p->end_by) {
         pt_peer_fail(p, 0, p->end_text);
@@ -129,9 +144,11 @@ void pt_peer_end(struct pt_peer *p, struct pt_lane *l, int err, const char *what
         p->end_by = pt_now_ns() + END_GRACE_NS;
         snprintf(p->end_text, sizeof p->end_text, "%s%s%s", what, err ? ": " : "",
                  err ? pt_strerror(err) : "");
-        pthread_mutex_lock(&p->s.lock);
-        p->s.closing = true; /* sending on is in vain */
-        pthread_mutex_unlock(&p->s.lock);
+        for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
+            pthread_mutex_lock(&s->lock);
+            s->closing = true; /* sending on is in vain */
+            pthread_mutex_unlock(&s->lock);
+        }
     }
     pt_peer_end_check(p);
 }

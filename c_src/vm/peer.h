@@ -41,6 +41,9 @@ struct pt_peer {
     /* node lock */
     struct pt_list node_link;
 
+    /* node lock and port lock to change, either to read */
+    struct pt_list chans; /* struct pt_chan.link */
+
     struct pt_stream s; /* the distribution's own traffic; s.lock is the session lock */
 
     /* session lock */
@@ -54,6 +57,8 @@ struct pt_peer {
 struct pt_peer *pt_peer_new(ErlDrvPort port); /* NULL with errno set */
 void pt_peer_free(struct pt_peer *p);         /* stop callback: waits until the loop let go */
 int pt_peer_start(struct pt_peer *p);
+/* All streams of the session, the distribution's own first: s = NULL begins, NULL ends. */
+struct pt_stream *pt_peer_stream(struct pt_peer *p, struct pt_stream *s);
 /* Ends the connection because of the wire. The port may be gone on return: return at once. */
 void pt_peer_fail(struct pt_peer *p, int err, const char *what);
 /* The same, but first what the peer sent on its other lanes is read: a peer that closes has closed

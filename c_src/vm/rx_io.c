@@ -1,13 +1,29 @@
 /* From the sockets to the VM: reads on the scheduler that polls, straight into place. */
-#include "vm/peer.h"
-
+#include "proto/zip.h"
 #include "vm/host.h"
+#include "vm/peer.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 
 enum { READS = 4 }; /* in one callback: others wait for the port lock */
+
+/* A compressed message of a channel. */
+static int inflated(struct pt_peer *p, const uint8_t *z, size_t len)
+{
+    int64_t size = pt_zip_size(z, len, p->max_message);
+    if (size < 0)
+        return (int)size;
+    ErlDrvBinary *bin = driver_alloc_binary((ErlDrvSizeT)size);
+    if (!bin)
+        return -ENOMEM;
+    int rc = pt_zip_inflate(z, len, (uint8_t *)bin->orig_bytes, (size_t)size);
+    if (!rc)
+        rc = driver_output_binary(p->port, NULL, 0, bin, 0, (ErlDrvSizeT)size) < 0 ? -ESHUTDOWN : 0;
+    driver_free_binary(bin);
+    return rc;
+}
 
 static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
 {
@@ -16,6 +32,8 @@ static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
     int rc;
     if (peer->flushing) /* the VM is done with the connection, the peer not yet with us */
         return 0;
+    if (len && p[0] == PT_ZIP_TAG && s != &peer->s)
+        return inflated(peer, p, len);
     if (bin) {
         ErlDrvBinary *b = bin;
         rc = driver_output_binary(peer->port, NULL, 0, b,
@@ -28,6 +46,12 @@ static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
     return rc < 0 ? -ESHUTDOWN : 0;
 }
 
+static void look_at(struct pt_stream *s)
+{
+    atomic_store(&s->due, true);
+    pt_tx_schedule(s->peer);
+}
+
 static int on_ack(void *host, uint64_t number)
 {
     struct pt_stream *s = host;
@@ -36,7 +60,7 @@ static int on_ack(void *host, uint64_t number)
     bool more = !pt_txq_idle(&s->txq);
     pthread_mutex_unlock(&s->lock);
     if (!rc && more) /* messages blocked until this acknowledgement */
-        pt_tx_schedule(s->peer);
+        look_at(s);
     return rc;
 }
 
@@ -93,7 +117,7 @@ static void publish(struct pt_stream *s, struct pt_lane *l)
     s->ack_now = true;
     pthread_mutex_unlock(&s->lock);
     pt_rx_ack_sent(&s->rx, r->order.watermark);
-    pt_tx_schedule(s->peer);
+    look_at(s);
 }
 
 static int read_some(struct pt_stream *s, struct pt_lane *l)
@@ -127,8 +151,9 @@ int pt_rx_io(struct pt_peer *p, struct pt_lane *l)
     int rc = read_some(s, l);
     publish(s, l);
     if (!rc && !authed && !p->s.rx.auth)
-        for (unsigned i = 1; i < PT_LANES_MAX; i++)
-            if (p->s.lanes[i].fd >= 0)
-                pt_rx_select(p, &p->s.lanes[i], true);
+        for (struct pt_stream *all = NULL; (all = pt_peer_stream(p, all));)
+            for (unsigned i = 0; i < PT_LANES_MAX; i++)
+                if (all->lanes[i].fd >= 0)
+                    pt_rx_select(p, &all->lanes[i], true);
     return rc;
 }

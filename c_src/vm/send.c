@@ -22,16 +22,23 @@ static const uint64_t LOSSY_HOLD_NS = 10 * 1000000000ull;
 
 bool pt_stream_is_low(const struct pt_stream *s)
 {
-    return s->txq.bytes <= s->low_queue && s->txq.messages <= PT_QUEUE_MESSAGES_LOW;
+    return s->txq.bytes + s->waiting_bytes <= s->low_queue &&
+           s->txq.messages + s->waiting_messages <= PT_QUEUE_MESSAGES_LOW;
 }
 
 size_t pt_stream_pending(const struct pt_stream *s)
 {
-    size_t n = s->txq.bytes;
+    size_t n = s->txq.bytes + s->waiting_bytes;
     for (unsigned i = 0; i < PT_LANES_MAX; i++)
         if (s->lanes[i].batch)
             n += s->lanes[i].batch->bytes;
     return n;
+}
+
+void pt_stream_due(struct pt_stream *s)
+{
+    atomic_store(&s->due, true);
+    pt_peer_wake(s->peer);
 }
 
 /* ---- filling a lane; stream lock held ---- */
@@ -236,7 +243,7 @@ int pt_stream_send(struct pt_stream *s, unsigned first)
         if (rc || s->sent_bytes == before || !idle_lane_has_work(s, now))
             break;
         if (round + 1 == FLUSH_ROUNDS) /* others want the port, too */
-            pt_peer_wake(s->peer);
+            pt_stream_due(s);
     }
     return rc;
 }
@@ -266,7 +273,7 @@ size_t pt_send_loop_fill(struct pt_tx *tx)
     wake = wake || (s->wake_below && pt_stream_is_low(s));
     wake = wake || (n && idle_lane_has_work(s, s->lossy_until ? pt_now_ns() : 0));
     if (wake) /* under the lock: a closing port waits for it before the descriptor goes */
-        pt_peer_wake(s->peer);
+        pt_stream_due(s);
     pthread_mutex_unlock(&s->lock);
     return n;
 }
@@ -281,7 +288,7 @@ void pt_send_loop_done(struct pt_tx *tx, ssize_t n)
         sent(s, l, (size_t)n);
     } else {
         lane_failed(s, l, (int)n);
-        pt_peer_wake(s->peer);
+        pt_stream_due(s);
     }
     pthread_mutex_unlock(&s->lock);
 }

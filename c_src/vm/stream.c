@@ -63,11 +63,19 @@ void pt_stream_close_lanes(struct pt_stream *s)
     }
 }
 
-void pt_stream_free(struct pt_stream *s)
+void pt_stream_clear(struct pt_stream *s)
 {
+    if (s->cleared)
+        return;
+    s->cleared = true;
     pt_txq_free(&s->txq);
     pt_msg_pool_free(&s->pool);
     pt_rx_free(&s->rx);
+}
+
+void pt_stream_free(struct pt_stream *s)
+{
+    pt_stream_clear(s);
     pthread_cond_destroy(&s->released);
     pthread_mutex_destroy(&s->lock);
 }
@@ -116,7 +124,7 @@ bool pt_stream_detach(struct pt_stream *s, struct pt_lane *l)
 {
     struct pt_batch *batch = NULL;
 
-    if (l->no == 0 || l->rx.bytes)
+    if ((l->no == 0 && !s->mixed) || l->rx.bytes)
         return false;
     pthread_mutex_lock(&s->lock);
     bool unused = l->state == PT_LANE_IDLE && !l->sends && !l->batch->bytes;

@@ -72,6 +72,7 @@ struct pt_stream {
 
     /* port lock */
     struct pt_rx rx;
+    bool cleared;
 
     /* stream lock */
     pthread_mutex_t lock;
@@ -82,11 +83,16 @@ struct pt_stream {
     bool auth_sent, tick, ack_now, closing, wake_on_drain, wake_below;
     uint64_t ack_sent;
     size_t max_queue, low_queue;
-    int error;            /* first sending error */
+    size_t waiting_bytes, waiting_messages; /* queued, but not in txq yet (see feed) */
+    int error;                              /* first sending error */
     uint64_t lossy_until; /* ns: the bulk lane lost packets lately, bulk may use more lanes */
     uint64_t lossy_looked;
     uint64_t loss_seen; /* ns: when it had retransmitted at a look */
     uint64_t sent_bytes;
+
+    /* any thread */
+    atomic_bool
+        due; /* the port shall look at it; the distribution's own stream is always looked at */
 
     /* written with the port lock, read by any thread, relaxed: what the sending side and
      * inspection want to know of the receiving side */
@@ -109,14 +115,16 @@ int pt_stream_init(struct pt_stream *s, struct pt_peer *p); /* 0 or -ENOMEM */
 void pt_stream_reclaim(struct pt_stream *s);
 /* Lets go of the lanes' sockets and of what they received. After pt_stream_reclaim(). */
 void pt_stream_close_lanes(struct pt_stream *s);
-void pt_stream_free(struct pt_stream *s); /* the rest; nobody else may know it any more */
+void pt_stream_clear(struct pt_stream *s); /* what is queued and held, for good. After that */
+void pt_stream_free(struct pt_stream *s);  /* the rest; nobody else may know it any more */
 /* The lane gets a duplicate of fd. Or -errno, with the words in why. */
 int pt_stream_attach(struct pt_stream *s, unsigned lane, int fd, char *why, size_t why_len);
 /* Forgets a lane that never carried anything: the peer gave its half up while it was attached.
- * False: it did carry something, or is the first. */
+ * False: it did carry something, or is the session's first. */
 bool pt_stream_detach(struct pt_stream *s, struct pt_lane *l);
 
 /* send.c; stream lock */
+void pt_stream_due(struct pt_stream *s);             /* the port looks at it soon */
 size_t pt_stream_pending(const struct pt_stream *s); /* bytes not yet sent */
 bool pt_stream_is_low(const struct pt_stream *s);
 /* Sends what the sockets take now, `first` the lane to begin with. The lock is released around each

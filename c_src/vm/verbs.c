@@ -1,5 +1,6 @@
 /* The verbs of the port; docs/architecture.md lists them. Data that does not fit its verb is
  * answered with words, never trusted. */
+#include "vm/chan.h"
 #include "vm/peer.h"
 
 #include <errno.h>
@@ -7,7 +8,20 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum verb { INIT = 1, LANE, START, TICK, STAT, TEST, SETQ, NOTIFY };
+enum verb {
+    INIT = 1,
+    LANE,
+    START,
+    TICK,
+    STAT,
+    TEST,
+    SETQ,
+    NOTIFY,
+    CHANNEL,
+    CHANNEL_LANE,
+    CHANNEL_STATE,
+    CHANNEL_CLOSE
+};
 enum test { PAUSE_SEND = 1, RESUME_SEND, PAUSE_RECV, RESUME_RECV, SHUT, BREAK_LOOP };
 
 struct answer {
@@ -87,15 +101,18 @@ static void verb_lane(struct pt_peer *p, const uint8_t *b, size_t len, struct an
 static void verb_stat(struct pt_peer *p, struct answer *a)
 {
     uint8_t r[24];
-    uint64_t in = 0, out = 0;
-    for (unsigned i = 0; i < PT_LANES_MAX; i++) /* any byte is a sign of life: count reads too */
-        in += p->s.lanes[i].rx.frames + p->s.lanes[i].reads;
-    pthread_mutex_lock(&p->s.lock);
-    for (unsigned i = 0; i < PT_LANES_MAX; i++)
-        if (p->s.lanes[i].batch)
-            out += p->s.lanes[i].batch->frames + p->s.lanes[i].sends;
-    uint64_t pending = pt_stream_pending(&p->s);
-    pthread_mutex_unlock(&p->s.lock);
+    uint64_t in = 0, out = 0, pending = 0;
+    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
+        /* any byte is a sign of life: count reads too */
+        for (unsigned i = 0; i < PT_LANES_MAX; i++)
+            in += s->lanes[i].rx.frames + s->lanes[i].reads;
+        pthread_mutex_lock(&s->lock);
+        for (unsigned i = 0; i < PT_LANES_MAX; i++)
+            if (s->lanes[i].batch)
+                out += s->lanes[i].batch->frames + s->lanes[i].sends;
+        pending += pt_stream_pending(s);
+        pthread_mutex_unlock(&s->lock);
+    }
     pt_put64(r, in);
     pt_put64(r + 8, out);
     pt_put64(r + 16, pending);
@@ -104,15 +121,21 @@ static void verb_stat(struct pt_peer *p, struct answer *a)
 
 static void verb_test(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
 {
-    if (len != 6 || b[1] >= PT_LANES_MAX || p->s.lanes[b[1]].fd < 0)
-        return no(a, "malformed TEST, or no such lane");
-    struct pt_lane *l = &p->s.lanes[b[1]];
+    if (len != 6 || b[1] >= PT_LANES_MAX)
+        return no(a, "malformed TEST");
+    unsigned channel = pt_get32(b + 2);
+    struct pt_chan *c = channel ? pt_chan_find(p, channel) : NULL;
+    struct pt_stream *s = c ? &c->s : &p->s;
+    if ((channel && !c) || s->lanes[b[1]].fd < 0)
+        return no(a, "TEST: no such lane");
+    struct pt_lane *l = &s->lanes[b[1]];
     switch (b[0]) {
     case PAUSE_SEND:
     case RESUME_SEND:
-        pthread_mutex_lock(&p->s.lock);
+        pthread_mutex_lock(&s->lock);
         l->tx_paused = b[0] == PAUSE_SEND;
-        pthread_mutex_unlock(&p->s.lock);
+        pthread_mutex_unlock(&s->lock);
+        atomic_store(&s->due, true);
         if (b[0] == RESUME_SEND)
             pt_tx_schedule(p);
         break;
@@ -126,6 +149,63 @@ static void verb_test(struct pt_peer *p, const uint8_t *b, size_t len, struct an
     case BREAK_LOOP: pt_loop_break(pt_node.loop, -EBADF); break;
     default: return no(a, "unknown TEST");
     }
+    ok(a, "", 0);
+}
+
+/* ---- channels ---- */
+
+enum { CHANNEL_FIXED = 4 + 1 + 1 + 8, CHANNEL_MONOTONIC = 1 };
+
+static void verb_channel(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
+{
+    if (!p->ready)
+        return no(a, "INIT comes first");
+    if (len <= CHANNEL_FIXED || len - CHANNEL_FIXED > PT_CHAN_NAME_MAX || !pt_get32(b) ||
+        b[4] < 1 || b[4] > PT_LANES_MAX)
+        return no(a, "malformed CHANNEL");
+    if (pt_chan_find(p, pt_get32(b)))
+        return no(a, "there is a channel of this number");
+    if (!pt_chan_open(p, pt_get32(b), b[4], b[5] & CHANNEL_MONOTONIC, pt_get64(b + 6),
+                      (const char *)b + CHANNEL_FIXED, len - CHANNEL_FIXED))
+        return no(a, "out of memory");
+    ok(a, "", 0);
+}
+
+static void verb_channel_lane(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
+{
+    char why[200];
+    struct pt_chan *c = len == 9 ? pt_chan_find(p, pt_get32(b)) : NULL;
+    if (!c || b[4] >= c->s.lanes_wanted)
+        return no(a, "malformed CHANNEL_LANE, or no such channel");
+    if (pt_stream_attach(&c->s, b[4], (int)pt_get32(b + 5), why, sizeof why))
+        return no(a, why);
+    atomic_store(&c->s.due, true);
+    pt_tx_schedule(p);
+    ok(a, "", 0);
+}
+
+/* Sent and acknowledged numbers, delivered numbers, and whether anything is queued: what both sides
+ * must agree on before they close a channel that is not used. */
+static void verb_channel_state(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
+{
+    uint8_t r[17];
+    struct pt_chan *c = len == 4 ? pt_chan_find(p, pt_get32(b)) : NULL;
+    if (!c)
+        return no(a, "malformed CHANNEL_STATE, or no such channel");
+    pthread_mutex_lock(&c->s.lock);
+    pt_put64(r, c->s.txq.next_number - 1);
+    pt_put64(r + 8, c->s.rx.order.watermark);
+    r[16] = c->s.txq.messages || pt_stream_pending(&c->s);
+    pthread_mutex_unlock(&c->s.lock);
+    ok(a, r, sizeof r);
+}
+
+static void verb_channel_close(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
+{
+    struct pt_chan *c = len == 4 ? pt_chan_find(p, pt_get32(b)) : NULL;
+    if (!c)
+        return no(a, "malformed CHANNEL_CLOSE, or no such channel");
+    pt_chan_close(c);
     ok(a, "", 0);
 }
 
@@ -158,6 +238,10 @@ static void dispatch(struct pt_peer *p, unsigned verb, const uint8_t *b, size_t 
         p->notify = driver_caller(p->port);
         p->has_notify = true;
         return ok(a, "", 0);
+    case CHANNEL: return verb_channel(p, b, len, a);
+    case CHANNEL_LANE: return verb_channel_lane(p, b, len, a);
+    case CHANNEL_STATE: return verb_channel_state(p, b, len, a);
+    case CHANNEL_CLOSE: return verb_channel_close(p, b, len, a);
     default: return no(a, "unknown verb");
     }
 }

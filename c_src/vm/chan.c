@@ -1,0 +1,291 @@
+#include "vm/chan.h"
+
+#include "vm/host.h"
+#include "vm/peer.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    /* As in tx.c: a channel that was flushed so lately leaves the next flush to the port, which is
+     * polled after other senders had their turn, so that their messages leave together. */
+    FLUSH_BUSY_NS = 15 * 1000,
+    FLUSH_LONE_NS = 3 * 1000,
+    /* A monotonic channel keeps this much ready to be sent; what waits behind it can be replaced. */
+    MONO_READY = 16 * 1024,
+    ROOM_MARGIN = 256 * 1024, /* as pt_peer's: a narrow margin makes short waits */
+};
+
+struct waiter {
+    ErlNifPid pid;
+    ErlNifEnv *env;
+    ERL_NIF_TERM message;
+};
+
+/* ---- owners ---- */
+
+static void owner_ref(void *owner)
+{
+    struct pt_chan_owner *o = owner;
+    atomic_fetch_add_explicit(&o->refs, 1, memory_order_relaxed);
+}
+
+static void owner_unref(void *owner)
+{
+    struct pt_chan_owner *o = owner;
+    if (atomic_fetch_sub_explicit(&o->refs, 1, memory_order_acq_rel) == 1) {
+        enif_free_iovec(o->iov);
+        pt_free(o);
+    }
+}
+
+const struct pt_owner_ops pt_chan_owner_ops = {owner_ref, owner_unref};
+
+/* ---- life ---- */
+
+static void count_waiting(struct pt_chan *c)
+{
+    c->s.waiting_bytes = c->mono.bytes;
+    c->s.waiting_messages = c->mono.messages;
+}
+
+static void feed(struct pt_stream *s)
+{
+    struct pt_chan *c = PT_CONTAINER_OF(s, struct pt_chan, s);
+    for (struct pt_msg *m; s->txq.bytes < MONO_READY && (m = pt_mono_first(&c->mono));) {
+        pt_mono_shift(&c->mono);
+        if (pt_txq_submit(&s->txq, m)) {
+            /* No memory for a flow of a hundred bytes. Of what a monotonic channel carries, that
+             * this one was replaced is the nearest to the truth. */
+            pt_msg_free(m, s->txq.ops);
+            c->replaced++;
+        }
+    }
+    count_waiting(c);
+}
+
+struct pt_chan *pt_chan_open(struct pt_peer *p, unsigned no, unsigned lanes, bool monotonic,
+                             uint64_t max_queue, const char *name, size_t name_len)
+{
+    struct pt_chan *c = pt_zalloc(sizeof *c);
+    if (!c)
+        return NULL;
+    if (pt_stream_init(&c->s, p)) {
+        pt_free(c);
+        return NULL;
+    }
+    atomic_init(&c->refs, 1);
+    c->no = no;
+    c->name_len = name_len;
+    memcpy(c->name, name, name_len);
+    c->monotonic = monotonic;
+    pt_mono_init(&c->mono);
+    pt_hmap_init(&c->waiters);
+    pt_hmap_init(&c->notifies);
+    c->next_waiter = 1;
+    c->s.mixed = true;
+    c->s.auth_sent = true; /* its lanes proved the session's key when they attached */
+    c->s.txq.ops = &pt_chan_owner_ops;
+    c->s.lanes_wanted = lanes;
+    c->s.feed = monotonic ? feed : NULL;
+    c->s.max_queue = (size_t)max_queue;
+    c->s.low_queue = c->s.max_queue - PT_MIN(c->s.max_queue / 4, (size_t)ROOM_MARGIN);
+    c->s.rx.auth = NULL;
+    c->s.rx.atom_cache = false; /* that of the VM belongs to the distribution's own stream */
+    c->s.rx.max_message = p->max_message;
+    pthread_mutex_lock(&pt_node.lock);
+    pt_list_push(&p->chans, &c->link);
+    pthread_mutex_unlock(&pt_node.lock);
+    return c;
+}
+
+struct pt_chan *pt_chan_find(struct pt_peer *p, unsigned no)
+{
+    for (struct pt_list *n = p->chans.next; n != &p->chans; n = n->next) {
+        struct pt_chan *c = PT_CONTAINER_OF(n, struct pt_chan, link);
+        if (c->no == no)
+            return c;
+    }
+    return NULL;
+}
+
+void pt_chan_lane_name(const struct pt_lane *l, char *out, size_t len)
+{
+    const struct pt_chan *c = PT_CONTAINER_OF(l->stream, struct pt_chan, s);
+    snprintf(out, len, "lane %u of channel %.*s", l->no, (int)c->name_len, c->name);
+}
+
+struct pt_chan *pt_chan_ref(struct pt_chan *c)
+{
+    atomic_fetch_add_explicit(&c->refs, 1, memory_order_relaxed);
+    return c;
+}
+
+void pt_chan_unref(struct pt_chan *c)
+{
+    if (atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) == 1) {
+        pt_stream_free(&c->s);
+        pt_free(c);
+    }
+}
+
+/* ---- who waits ---- */
+
+static void tell(struct waiter *w)
+{
+    /* no environment of a caller: this is a callback of the port, not a NIF call */
+    (void)enif_send(NULL, &w->pid, w->env, w->message);
+    enif_free_env(w->env);
+    pt_free(w);
+}
+
+static void tell_all(struct pt_hmap *m)
+{
+    size_t pos = 0;
+    for (struct waiter *w; (w = pt_hmap_next(m, &pos));)
+        tell(w);
+    pt_hmap_free(m);
+    pt_hmap_init(m);
+}
+
+static bool somebody_waits(const struct pt_chan *c)
+{
+    return c->waiters.count || c->notifies.count;
+}
+
+/* Registers the wait. Under the lock that found the channel full, so the wake-up cannot be missed. */
+static int enter(struct pt_chan *c, const struct pt_chan_wait *wait, uint64_t *id)
+{
+    struct pt_hmap *map = wait->kind == PT_CHAN_NOTIFY ? &c->notifies : &c->waiters;
+    *id = wait->kind == PT_CHAN_NOTIFY ? (uint64_t)wait->pid.pid : c->next_waiter;
+    if (pt_hmap_get(map, *id))
+        return 0; /* asked to be notified already */
+    struct waiter *w = pt_alloc(sizeof *w);
+    ErlNifEnv *env = enif_alloc_env();
+    if (!w || !env)
+        goto no_memory;
+    *w = (struct waiter){wait->pid, env, enif_make_copy(env, wait->message)};
+    if (pt_hmap_put(map, *id, w))
+        goto no_memory;
+    c->next_waiter++;
+    c->s.wake_below = true;
+    return 0;
+no_memory:
+    if (env)
+        enif_free_env(env);
+    pt_free(w);
+    return -ENOMEM;
+}
+
+void pt_chan_cancel(struct pt_chan *c, uint64_t id)
+{
+    pthread_mutex_lock(&c->s.lock);
+    struct waiter *w = id ? pt_hmap_del(&c->waiters, id) : NULL;
+    pthread_mutex_unlock(&c->s.lock);
+    if (w) {
+        enif_free_env(w->env);
+        pt_free(w);
+    }
+}
+
+void pt_chan_close(struct pt_chan *c)
+{
+    pthread_mutex_lock(&pt_node.lock);
+    pt_list_del(&c->link);
+    pthread_mutex_unlock(&pt_node.lock);
+    pthread_mutex_lock(&c->s.lock);
+    c->gone = true; /* from now on no sender touches the stream */
+    pthread_mutex_unlock(&c->s.lock);
+    pt_stream_reclaim(&c->s);
+    pt_stream_close_lanes(&c->s);
+    pthread_mutex_lock(&c->s.lock);
+    tell_all(&c->waiters);
+    tell_all(&c->notifies);
+    pt_mono_free(&c->mono, c->s.txq.ops);
+    pt_stream_clear(&c->s);
+    pthread_mutex_unlock(&c->s.lock);
+    pt_chan_unref(c);
+}
+
+int pt_chan_look(struct pt_chan *c)
+{
+    pthread_mutex_lock(&c->s.lock);
+    c->flushed_at = pt_now_ns();
+    c->flush_carried = c->since_flush;
+    c->since_flush = 0;
+    int rc = pt_stream_send(&c->s, 0);
+    if (somebody_waits(c) && pt_stream_is_low(&c->s)) {
+        c->s.wake_below = false;
+        tell_all(&c->waiters);
+        tell_all(&c->notifies);
+    }
+    pthread_mutex_unlock(&c->s.lock);
+    return rc;
+}
+
+/* ---- sending ---- */
+
+static bool is_full(const struct pt_chan *c)
+{
+    return c->s.txq.bytes + c->s.waiting_bytes > c->s.max_queue ||
+           c->s.txq.messages + c->s.waiting_messages > PT_QUEUE_MESSAGES;
+}
+
+static int queue(struct pt_chan *c, struct pt_msg *m, const uint8_t *key, size_t key_len)
+{
+    struct pt_msg *old;
+    if (!c->monotonic)
+        return pt_txq_submit(&c->s.txq, m);
+    int rc = pt_mono_put(&c->mono, key, key_len, m, &old);
+    if (rc < 0)
+        return rc;
+    if (rc) {
+        c->replaced++;
+        pt_msg_free(old, c->s.txq.ops);
+    }
+    feed(&c->s);
+    return 0;
+}
+
+/* Here and now, or a moment later by the port, with what other senders are about to say. */
+static void flush(struct pt_chan *c, uint32_t lane_hash)
+{
+    struct pt_stream *s = &c->s;
+    uint64_t now = pt_now_ns();
+    uint64_t since = now - c->flushed_at;
+
+    if (since < FLUSH_LONE_NS || (since < FLUSH_BUSY_NS && c->flush_carried > 1)) {
+        pt_stream_due(s);
+        return;
+    }
+    c->flushed_at = now;
+    c->flush_carried = c->since_flush;
+    c->since_flush = 0;
+    /* an error is kept in the stream, and the port looks at it */
+    if (pt_stream_send(s, lane_hash % s->lanes_wanted) ||
+        (somebody_waits(c) && pt_stream_is_low(s)))
+        pt_stream_due(s);
+}
+
+int pt_chan_send(struct pt_chan *c, struct pt_msg *m, uint32_t lane_hash, const uint8_t *key,
+                 size_t key_len, const struct pt_chan_wait *wait, uint64_t *id)
+{
+    int rc;
+    pthread_mutex_lock(&c->s.lock);
+    if (c->gone) {
+        rc = PT_CHAN_CLOSED;
+    } else if (is_full(c)) {
+        c->busy_count++;
+        rc = wait->kind == PT_CHAN_NO_WAIT ? 0 : enter(c, wait, id);
+        rc = rc ? rc : PT_CHAN_BUSY;
+    } else {
+        rc = queue(c, m, key, key_len);
+        if (!rc) {
+            c->since_flush++;
+            flush(c, lane_hash);
+        }
+    }
+    pthread_mutex_unlock(&c->s.lock);
+    return rc;
+}

@@ -1,0 +1,79 @@
+/* A named channel with a peer: a stream of its own, senders that call a NIF, and who waits for room.
+ *
+ * Lifetime: counted references. The peer's list has one as long as the session lives, each handle
+ * that Erlang holds has one (nif_chan.c). When the session ends the channel is `gone`: it keeps
+ * nothing but the answer `closed`.
+ * Locks: s.lock guards everything but what is marked otherwise; docs/architecture.md has the order.
+ */
+#ifndef PT_VM_CHAN_H
+#define PT_VM_CHAN_H
+
+#include "proto/mono.h"
+#include "proto/zip.h"
+#include "vm/stream.h"
+
+#include <erl_nif.h>
+
+enum { PT_CHAN_NAME_MAX = 255 };
+
+struct pt_chan {
+    struct pt_stream s;
+    atomic_uint refs;
+    /* constant */
+    unsigned no; /* its number here; the peer has one of its own */
+    size_t name_len;
+    char name[PT_CHAN_NAME_MAX]; /* UTF-8 */
+    bool monotonic;
+    /* node lock and port lock to change, either to read */
+    struct pt_list link; /* pt_peer.chans */
+    /* s.lock */
+    bool gone;
+    struct pt_mono mono;     /* beside s.txq, counted in s.waiting_* */
+    struct pt_hmap waiters;  /* id -> struct waiter */
+    struct pt_hmap notifies; /* pid -> struct waiter */
+    uint64_t next_waiter;
+    uint64_t flushed_at; /* ns */
+    unsigned since_flush, flush_carried;
+    uint64_t replaced, busy_count, waits;
+};
+
+struct pt_peer;
+
+/* Port lock. `no` is free, lanes 1 .. PT_LANES_MAX. NULL: no memory. */
+struct pt_chan *pt_chan_open(struct pt_peer *p, unsigned no, unsigned lanes, bool monotonic,
+                             uint64_t max_queue, const char *name, size_t name_len);
+struct pt_chan *pt_chan_find(struct pt_peer *p, unsigned no); /* node or port lock; borrowed */
+/* Port lock. The end of the session, or of the channel: what is queued is dropped, who waits is told,
+ * the peer's reference goes. */
+void pt_chan_close(struct pt_chan *c);
+struct pt_chan *pt_chan_ref(struct pt_chan *c);
+void pt_chan_unref(struct pt_chan *c); /* any thread */
+
+void pt_chan_lane_name(const struct pt_lane *l, char *out, size_t len); /* for a log line */
+/* Port lock: sends what senders left to the port, and tells those who wait that there is room. */
+int pt_chan_look(struct pt_chan *c);
+
+/* A sender's wish for when the channel is full. */
+struct pt_chan_wait {
+    enum { PT_CHAN_NO_WAIT, PT_CHAN_WAIT, PT_CHAN_NOTIFY } kind;
+    ErlNifPid pid;
+    ERL_NIF_TERM message; /* sent to pid when there is room, or the channel is gone */
+};
+
+enum { PT_CHAN_SENT, PT_CHAN_BUSY, PT_CHAN_CLOSED };
+
+/* Any thread. Takes m (kind and key set) if it returns PT_CHAN_SENT. Key: of a monotonic channel.
+ * PT_CHAN_BUSY: the channel is full; *id cancels the wait, if there is one. -ENOMEM. */
+int pt_chan_send(struct pt_chan *c, struct pt_msg *m, uint32_t lane_hash, const uint8_t *key,
+                 size_t key_len, const struct pt_chan_wait *wait, uint64_t *id);
+/* The message of this wait will not come any more, unless it was sent. */
+void pt_chan_cancel(struct pt_chan *c, uint64_t id);
+
+/* Owners of a channel's messages: binaries that a NIF call was given, kept by reference. */
+struct pt_chan_owner {
+    atomic_uint refs;
+    ErlNifIOVec *iov;
+};
+extern const struct pt_owner_ops pt_chan_owner_ops;
+
+#endif

@@ -1,0 +1,190 @@
+%% The one process of a node that knows its open channels: it keeps the table in which senders find
+%% them, opens those that are missing, and answers peers that want to open one.
+%%
+%% Like partisan_dist_reg it is started with the carrier, under no supervisor, and comes back when it
+%% is needed. Rows: {{Node, Channel}, Handle, Compression, Monotonic, Lanes process}, or `unknown`
+%% instead of the handle, for a while, after the peer said that it does not know the channel.
+-module(partisan_channel_srv).
+
+-behaviour(gen_server).
+
+-export([start/0, lookup/2, open/4]).
+-export([ask/2, opened/5, not_opened/3]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
+
+-export_type([row/0]).
+
+-define(TABLE, partisan_channel).
+-define(UNKNOWN_FOR, 5000). % ms until a peer that did not know a channel is asked again
+
+-type row() :: {{node(), atom()}, reference() | unknown, 0..9, boolean(), pid()}.
+
+-spec start() -> ok.
+start() ->
+    case gen_server:start({local, ?MODULE}, ?MODULE, [], []) of
+        {ok, _} -> ok;
+        {error, {already_started, _}} -> ok
+    end.
+
+-spec lookup(node(), atom()) -> row() | none.
+lookup(Node, Channel) ->
+    try ets:lookup(?TABLE, {Node, Channel}) of
+        [Row] -> Row;
+        [] -> none
+    catch
+        error:badarg -> none
+    end.
+
+%% Opens the channel unless it is open. Stale: a handle that said `closed`, or `none`.
+-spec open(node(), atom(), reference() | none, timeout()) -> ok | {error, partisan_channel:reason()}.
+open(Node, Channel, Stale, Timeout) ->
+    ok = start(),
+    try gen_server:call(?MODULE, {open, Node, Channel, Stale}, Timeout)
+    catch
+        exit:{timeout, _} -> {error, timeout};
+        exit:_ -> {error, disconnected} % it died: what it would have said is not known
+    end.
+
+%% ------------------------------------------------------------------------------------------------
+%% For the lanes processes (partisan_dist_chans)
+
+%% A question to the peer's process of this name.
+-spec ask(node(), term()) -> ok | noconnect.
+ask(Node, Question) ->
+    erlang:send({?MODULE, Node}, {partisan_channel, Question}, [noconnect]).
+
+-spec opened(node(), binary(), SessionId :: binary(), No :: pos_integer(), pid()) -> ok.
+opened(Node, Name, SessionId, No, Lanes) ->
+    gen_server:cast(?MODULE, {opened, Node, Name, SessionId, No, Lanes}).
+
+-spec not_opened(node(), binary(), term()) -> ok.
+not_opened(Node, Name, Why) ->
+    gen_server:cast(?MODULE, {not_opened, Node, Name, Why, self()}).
+
+%% ------------------------------------------------------------------------------------------------
+%% The process. pending: who waits for a channel to open. sessions: monitors of lanes processes.
+
+init([]) ->
+    ?TABLE = ets:new(?TABLE, [named_table, protected, {read_concurrency, true}]),
+    {ok, #{pending => #{}, sessions => #{}}}.
+
+handle_call({open, Node, Channel, Stale}, From, State) ->
+    case lookup(Node, Channel) of
+        {_, Stale, _, _, _} ->
+            true = ets:delete(?TABLE, {Node, Channel}),
+            ask_to_open(Node, Channel, From, State);
+        {_, unknown, _, _, _} ->
+            {reply, {error, {unknown_channel, Channel}}, State};
+        {_, _, _, _, _} ->
+            {reply, ok, State};
+        none ->
+            ask_to_open(Node, Channel, From, State)
+    end.
+
+ask_to_open(Node, Channel, From, #{pending := Pending} = State0) ->
+    case {partisan_channel_conf:find(Channel), partisan_dist_reg:lookup_node(Node)} of
+        {error, _} ->
+            {reply, {error, {unknown_channel, Channel}}, State0};
+        {{ok, Conf}, {ok, Lanes}} ->
+            Lanes ! {channel, {open, atom_to_binary(Channel, utf8), Conf}},
+            State = watch(Lanes, State0),
+            Key = {Node, Channel},
+            Callers = maps:get(Key, Pending, []),
+            {noreply, State#{pending := Pending#{Key => [{From, Lanes} | Callers]}}};
+        {{ok, _}, error} ->
+            {reply, {error, no_session(Node, Channel)}, State0}
+    end.
+
+%% A plain peer has no channels; nor has one that is not there.
+no_session(Node, Channel) ->
+    case lists:member(Node, nodes(connected)) of
+        true -> {unknown_channel, Channel};
+        false ->
+            case partisan_dist_reg:seen(Node) of
+                true -> disconnected;
+                false -> not_yet_connected
+            end
+    end.
+
+handle_cast({opened, Node, Name, SessionId, No, Lanes}, State) ->
+    case channel(Name) of
+        {ok, Channel, #{compression := Level, monotonic := Monotonic}} ->
+            case partisan_nif:channel(SessionId, No) of
+                undefined -> % gone again
+                    {noreply, settle({Node, Channel}, {error, disconnected}, State)};
+                Handle ->
+                    true = ets:insert(?TABLE, {{Node, Channel}, Handle, Level, Monotonic, Lanes}),
+                    {noreply, settle({Node, Channel}, ok, watch(Lanes, State))}
+            end;
+        error -> % configured away meanwhile
+            {noreply, State}
+    end;
+handle_cast({not_opened, Node, Name, Why, Lanes}, State) ->
+    case channel(Name) of
+        {ok, Channel, _} ->
+            {noreply, settle({Node, Channel}, {error, reason(Node, Channel, Why, Lanes)}, State)};
+        error ->
+            {noreply, State}
+    end.
+
+%% Asked by a peer. Its words are checked: other nodes may run other versions.
+handle_info({partisan_channel, {open, Asker, Ref, SessionId, Name, Lanes}}, State)
+  when is_pid(Asker), is_reference(Ref), is_binary(Name), is_integer(Lanes), Lanes >= 1 ->
+    case {channel(Name), partisan_dist_reg:lookup(SessionId)} of
+        {{ok, _, #{parallelism := Mine} = Conf}, {ok, Pid}} ->
+            Pid ! {channel, {peer_opens, Asker, Ref, Name,
+                             Conf#{parallelism := min(Mine, Lanes)}}},
+            ok;
+        _ ->
+            _ = erlang:send(Asker, {channel, {answer, Ref, Name, {error, unknown_channel}}},
+                            [noconnect]),
+            ok
+    end,
+    {noreply, State};
+handle_info({'DOWN', Ref, process, Lanes, _}, #{pending := Pending, sessions := Sessions} = State0) ->
+    true = ets:match_delete(?TABLE, {'_', '_', '_', '_', Lanes}),
+    State = State0#{sessions := maps:filter(fun(_, R) -> R =/= Ref end, Sessions)},
+    Lost = [Key || {Key, Callers} <- maps:to_list(Pending), lists:keymember(Lanes, 2, Callers)],
+    {noreply, lists:foldl(fun(Key, S) -> settle(Key, {error, disconnected}, S) end, State, Lost)};
+handle_info({forget, Row}, State) ->
+    true = ets:delete_object(?TABLE, Row),
+    {noreply, State};
+handle_info(_Message, State) ->
+    {noreply, State}.
+
+watch(Lanes, #{sessions := Sessions} = State) when is_map_key(Lanes, Sessions) ->
+    State;
+watch(Lanes, #{sessions := Sessions} = State) ->
+    State#{sessions := Sessions#{Lanes => erlang:monitor(process, Lanes)}}.
+
+settle(Key, Answer, #{pending := Pending} = State) ->
+    case maps:take(Key, Pending) of
+        {Callers, Rest} ->
+            _ = [gen_server:reply(From, Answer) || {From, _} <- Callers],
+            State#{pending := Rest};
+        error ->
+            State
+    end.
+
+reason(Node, Channel, unknown_channel, Lanes) ->
+    Row = {{Node, Channel}, unknown, 0, false, Lanes},
+    true = ets:insert(?TABLE, Row),
+    _ = erlang:send_after(?UNKNOWN_FOR, self(), {forget, Row}),
+    {unknown_channel, Channel};
+reason(Node, Channel, Why, _Lanes) ->
+    partisan_dist_reg:log_limited(not_opened, notice,
+                                  "partisan: channel ~ts with ~ts cannot be opened: ~0tp",
+                                  [Channel, Node, Why]),
+    timeout.
+
+%% Names of peers become no atoms: only those of channels that are configured here are known.
+channel(Name) ->
+    try binary_to_existing_atom(Name, utf8) of
+        Channel ->
+            case partisan_channel_conf:find(Channel) of
+                {ok, Conf} -> {ok, Channel, Conf};
+                error -> error
+            end
+    catch
+        error:_ -> error
+    end.
