@@ -1,6 +1,9 @@
 %% Nodes beside the pair, for cases with more than two. They are started by the second node, so they
 %% are where it is (its processors, its network namespace), with its carrier and its options, and end
 %% with it. A process of its own keeps them from cell to cell, as starting a VM takes long.
+%%
+%% In an emulated network the second node's place has room for one node only. The environment
+%% variables BENCH_WRAP_C and BENCH_HOST_C name a place for one more, as --wrap-b and --host-b do.
 -module(pt_bench_peers).
 -export([ensure/1, connected/2, list/0]).
 
@@ -31,8 +34,23 @@ ensure(Cell) ->
             Known ->
                 Known
         end,
-    Keeper =:= undefined orelse ask(Keeper, {ensure, Count, Style, maps:remove(extras, Cell)}),
+    Keeper =:= undefined orelse
+        ask(Keeper, {ensure, fitting(Count), Style, maps:remove(extras, Cell)}),
     ok.
+
+%% All that were asked for, or none.
+fitting(Count) ->
+    case {init:get_argument(erl_epmd_port), third_place()} of
+        {error, none} -> Count;
+        {_, {_, _}} when Count =< 1 -> Count;
+        _ -> 0
+    end.
+
+third_place() ->
+    case {os:getenv("BENCH_WRAP_C"), os:getenv("BENCH_HOST_C")} of
+        {Wrap, Host} when is_list(Wrap), is_list(Host) -> {string:lexemes(Wrap, " "), Host};
+        _ -> none
+    end.
 
 -spec list() -> [extra()].
 list() ->
@@ -56,11 +74,13 @@ ask(Keeper, Request) ->
 %% those beyond it. All are connected with each other over the carrier that is measured; but the lean
 %% ones of a growth cell, where to connect is what is measured, are connected to nobody.
 -spec connected(pt_bench_work:cell(), node()) -> {[node()], [pt_bench_proc:os_pid()]}.
-connected(#{extras := {_, Style}}, Second) ->
+connected(#{extras := {Count, Style}}, Second) ->
     {Nodes, OsPids} = lists:unzip(erpc:call(Second, ?MODULE, list, [])),
-    case Style of
-        lean -> ok;
-        same -> connect_all([Second | Nodes])
+    case {length(Nodes), Style} of
+        {N, _} when N < Count ->
+            throw({not_applicable, "n/a: no place for further nodes in this network"});
+        {_, lean} -> ok;
+        {_, same} -> connect_all([Second | Nodes])
     end,
     {[Second | Nodes], OsPids};
 connected(_Cell, Second) ->
@@ -121,11 +141,17 @@ start(Count, Style) ->
 
 boot(Style) ->
     Tag = make_ref(),
-    [Own, Host] = string:split(atom_to_list(node()), "@"),
+    [Own, OwnHost] = string:split(atom_to_list(node()), "@"),
     Name = Own ++ "x" ++ integer_to_list(erlang:unique_integer([positive])),
+    {[Command | Words], Host} =
+        case third_place() of
+            {Wrap, Third} -> {Wrap ++ ["erl"], Third};
+            none -> {["erl"], OwnHost}
+        end,
     {ok, Peer, _Node} = peer:start_link(#{
         name => Name,
         host => Host,
+        exec => {os:find_executable(Command), Words},
         longnames => true,
         connection => standard_io,
         wait_boot => {self(), Tag},
