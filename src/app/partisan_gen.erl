@@ -19,6 +19,9 @@
 
 -define(OPTS, partisan_gen_opts).
 
+%% gen's own form of the tag of a call whose answer comes to an alias.
+-dialyzer({no_improper_lists, [call_with/6, send_request/4]}).
+
 %% What OTP's modules take for a server.
 -spec native(server_ref()) -> pid() | atom() | {atom(), node()} | {global, term()} |
                               {via, module(), term()}.
@@ -70,29 +73,31 @@ call_with(Module, Server, Label, Request, Timeout, Opts) ->
     Native = native(Server),
     Mref = partisan_monitor:monitor(Native, [{alias, reply_demonitor}]),
     Tag = [alias | Mref],
-    Failed = fun(Reason) ->
-                     erlang:demonitor(Mref, [flush]),
-                     exit({Reason, {Module, call, [Server, Request, Timeout]}})
-             end,
+    Call = {Module, call, [Server, Request, Timeout]},
     case partisan_send:forward(Native, {Label, {self(), Tag}, Request}, Opts) of
         ok ->
             receive
                 {Tag, Reply} -> Reply;
-                {'DOWN', Mref, _, _, noconnection} -> Failed({nodedown, node_of(Native)});
-                {'DOWN', Mref, _, _, Reason} -> Failed(Reason)
+                {'DOWN', Mref, _, _, noconnection} -> failed({nodedown, node_of(Native)}, Mref, Call);
+                {'DOWN', Mref, _, _, Reason} -> failed(Reason, Mref, Call)
             after Timeout ->
                     erlang:demonitor(Mref, [flush]),
                     receive {Tag, Reply} -> Reply
-                    after 0 -> Failed(timeout)
+                    after 0 -> failed(timeout, Mref, Call)
                     end
             end;
         {error, Reason} ->
             receive
-                {'DOWN', Mref, _, _, noconnection} -> Failed({nodedown, node_of(Native)});
-                {'DOWN', Mref, _, _, Why} -> Failed(Why)
-            after 0 -> Failed(Reason)
+                {'DOWN', Mref, _, _, noconnection} -> failed({nodedown, node_of(Native)}, Mref, Call);
+                {'DOWN', Mref, _, _, Why} -> failed(Why, Mref, Call)
+            after 0 -> failed(Reason, Mref, Call)
             end
     end.
+
+-spec failed(term(), reference(), tuple()) -> no_return().
+failed(Reason, Mref, Call) ->
+    erlang:demonitor(Mref, [flush]),
+    exit({Reason, Call}).
 
 node_of({Name, Node}) when is_atom(Name), is_atom(Node) -> Node;
 node_of(Pid) when is_pid(Pid) -> node(Pid);

@@ -16,35 +16,37 @@
 monitor(Item, Opts) when is_list(Opts) ->
     Known = erlang_options(Opts),
     case find(Item) of
-        {Node, Native} ->
+        {at, Node, Native} ->
             case Node =:= node() orelse partisan_transport:connected(Node) of
                 true -> erlang:monitor(process, Native, Known);
                 false -> down(Native, noconnection, Known)
             end;
-        Unknown ->
-            down(Unknown, noproc, Known)
+        unreachable ->
+            down(Item, noconnection, Known);
+        nobody ->
+            down(Item, noproc, Known)
     end;
 monitor(Item, Opts) ->
     error(badarg, [Item, Opts]).
 
-find(Pid) when is_pid(Pid) -> {node(Pid), Pid};
-find(Name) when is_atom(Name) -> {node(), Name};
+find(Pid) when is_pid(Pid) -> {at, node(Pid), Pid};
+find(Name) when is_atom(Name) -> {at, node(), Name};
 find({global, Name}) -> find_name(global, Name);
 find({via, Module, Name}) -> find_name(Module, Name);
-find({Name, Node}) when is_atom(Name), is_atom(Node) -> {Node, {Name, Node}};
+find({Name, Node}) when is_atom(Name), is_atom(Node) -> {at, Node, {Name, Node}};
 find(Ref) ->
     case partisan_remote_ref:resolve(Ref) of
-        {ok, Pid} when is_pid(Pid) -> {node(Pid), Pid};
-        {ok, {_, Node} = Name} -> {Node, Name};
-        {ok, Name} when is_atom(Name) -> {node(), Name};
+        {ok, Pid} when is_pid(Pid) -> {at, node(Pid), Pid};
+        {ok, {_, Node} = Name} -> {at, Node, Name};
+        {ok, Name} when is_atom(Name) -> {at, node(), Name};
         {ok, Other} -> error(badarg, [Other]);
-        {error, _} -> {partisan_remote_ref:node(Ref), Ref}
+        {error, _} -> unreachable
     end.
 
 find_name(Module, Name) ->
     case Module:whereis_name(Name) of
-        Pid when is_pid(Pid) -> {node(Pid), Pid};
-        undefined -> {Module, Name}
+        Pid when is_pid(Pid) -> {at, node(Pid), Pid};
+        undefined -> nobody
     end.
 
 down(Item, Reason, Opts) ->

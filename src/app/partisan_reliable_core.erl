@@ -6,7 +6,7 @@
 %% nothing is lost, doubled or overtaken as long as both ends live.
 -module(partisan_reliable_core).
 
--export([sender/0, submit/3, acknowledge/2, reopen/2, outstanding/1, oldest/1]).
+-export([sender/0, submit/4, acknowledge/2, reopen/2, outstanding/1, oldest/1]).
 -export([receiver/0, reopened/1, accept/3, expected/1]).
 
 -export_type([sender/0, receiver/0, mode/0, frame/0]).
@@ -14,17 +14,24 @@
 %% ack: when the connection is lost, so is what was not acknowledged; the receiver is told to skip it.
 -type mode() :: retransmit | ack.
 -type frame() :: {Number :: pos_integer(), {message, term()} | skip}.
--opaque sender() :: #{next := pos_integer(), kept := queue:queue({pos_integer(), mode(), term()}),
+%% fresh: `ack`, and not sent yet.
+-opaque sender() :: #{next := pos_integer(),
+                      kept := queue:queue({pos_integer(), mode() | fresh, term()}),
                       count := non_neg_integer()}.
 -opaque receiver() :: #{expected := pos_integer(), early := #{pos_integer() => {message, term()} | skip}}.
 
 -spec sender() -> sender().
 sender() -> #{next => 1, kept => queue:new(), count => 0}.
 
--spec submit(term(), mode(), sender()) -> {frame(), sender()}.
-submit(Message, Mode, #{next := N, kept := Kept, count := Count} = S) ->
+%% Open: the frame is sent now. Otherwise reopen/2 will tell what to send.
+-spec submit(term(), mode(), Open :: boolean(), sender()) -> {frame(), sender()}.
+submit(Message, Mode, Open, #{next := N, kept := Kept, count := Count} = S) ->
+    As = case Mode of
+             ack when not Open -> fresh;
+             _ -> Mode
+         end,
     {{N, {message, Message}},
-     S#{next := N + 1, kept := queue:in({N, Mode, Message}, Kept), count := Count + 1}}.
+     S#{next := N + 1, kept := queue:in({N, As, Message}, Kept), count := Count + 1}}.
 
 %% Everything below Expected has arrived.
 -spec acknowledge(pos_integer(), sender()) -> sender().
@@ -42,13 +49,15 @@ acknowledge(Expected, #{kept := Kept, count := Count} = S) ->
 reopen(Expected, S0) ->
     #{kept := Kept} = S = acknowledge(Expected, S0),
     Lost = length([N || {N, ack, Message} <- queue:to_list(Kept), Message =/= skip]),
+    Frames = [{N, case Mode of
+                      ack -> skip;
+                      _ -> {message, Message}
+                  end} || {N, Mode, Message} <- queue:to_list(Kept)],
     Again = queue:filtermap(fun({N, ack, _}) -> {true, {N, ack, skip}};
+                               ({N, fresh, Message}) -> {true, {N, ack, Message}};
                                (_) -> true
                             end, Kept),
-    {[{N, case Mode of
-              ack -> skip;
-              retransmit -> {message, Message}
-          end} || {N, Mode, Message} <- queue:to_list(Again)], Lost, S#{kept := Again}}.
+    {Frames, Lost, S#{kept := Again}}.
 
 -spec outstanding(sender()) -> non_neg_integer().
 outstanding(#{count := Count}) -> Count.

@@ -38,8 +38,9 @@ handle_info({frame, {N, What}}, #state{core = Core0} = State) ->
 handle_info({open, Out, Incarnation}, State) ->
     _ = State#state.monitor =:= undefined orelse erlang:demonitor(State#state.monitor, [flush]),
     Core = partisan_reliable_core:reopened(State#state.core),
-    Out ! {opened, self(), partisan_reliable_core:expected(Core), Incarnation},
-    {noreply, State#state{core = Core, out = Out, monitor = erlang:monitor(process, Out)}};
+    Expected = partisan_reliable_core:expected(Core),
+    _ = erlang:send(Out, {opened, self(), Expected, Incarnation}, [noconnect]),
+    {noreply, State#state{core = Core, out = Out, monitor = partisan_monitor:monitor(Out, [])}};
 handle_info(acknowledge, State) ->
     {noreply, acknowledge(State#state{timer = undefined})};
 handle_info({'DOWN', Ref, process, _, noconnection}, #state{monitor = Ref} = State) ->

@@ -104,7 +104,7 @@ handle_info({opened, In, Expected, Incarnation}, #state{peer = closed} = State) 
         ?LOG_WARNING("partisan: ~b messages to ~ts were lost with the connection before they were "
                      "acknowledged; the option retransmission keeps them",
                      [Lost, State#state.node]),
-    Ref = erlang:monitor(process, In),
+    Ref = partisan_monitor:monitor(In, []),
     Open = lists:foldl(fun(Frame, Acc) -> transmit(Frame, #{}, Acc) end,
                        State#state{core = Core, peer = {open, In, Ref}}, Frames),
     _ = [gen_server:reply(From, {ok, Incarnation}) || From <- State#state.asking],
@@ -148,7 +148,8 @@ has_room(#state{core = Core, waiting = Waiting}) ->
         partisan_reliable_core:outstanding(Core) < partisan_config:get(retransmit_window).
 
 submit(Message, Mode, Wire, State) ->
-    {Frame, Core} = partisan_reliable_core:submit(Message, Mode, State#state.core),
+    {Frame, Core} = partisan_reliable_core:submit(Message, Mode, State#state.peer =/= closed,
+                                                  State#state.core),
     transmit(Frame, Wire, State#state{core = Core}).
 
 %% Each message has a key of its own: on a monotonic channel the next one would replace it. What

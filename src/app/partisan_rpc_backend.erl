@@ -19,13 +19,18 @@ call(Node, M, F, A, Timeout) ->
 %% answer reaches nobody.
 -spec call_with(node(), module(), atom(), [term()], timeout(), map()) -> term() | {badrpc, term()}.
 call_with(Node, M, F, A, Timeout, _Opts) when Node =:= node() ->
-    {_, Ref} = spawn_monitor(fun() -> exit({?MODULE, run(M, F, A)}) end),
-    receive
-        {'DOWN', Ref, process, _, {?MODULE, Answer}} -> Answer;
-        {'DOWN', Ref, process, _, Reason} -> {badrpc, Reason}
-    after Timeout ->
-            erlang:demonitor(Ref, [flush]),
-            {badrpc, timeout}
+    Tag = erlang:alias([reply]),
+    {_, Ref} = spawn_monitor(fun() -> Tag ! {?MODULE, Tag, run(M, F, A)} end),
+    Answer = receive
+                 {?MODULE, Tag, Result} -> Result;
+                 {'DOWN', Ref, process, _, Reason} -> {badrpc, Reason}
+             after Timeout ->
+                     {badrpc, timeout}
+             end,
+    erlang:demonitor(Ref, [flush]),
+    _ = erlang:unalias(Tag),
+    receive {?MODULE, Tag, _Late} -> Answer
+    after 0 -> Answer
     end;
 call_with(Node, M, F, A, Timeout, Opts) ->
     Ref = partisan_monitor:monitor({?MODULE, Node}, [{alias, reply_demonitor}]),
@@ -56,7 +61,7 @@ handle_call(_Request, _From, State) -> {reply, {error, unknown}, State}.
 handle_cast(_Msg, State) -> {noreply, State}.
 
 handle_info({call, Ref, M, F, A}, State) ->
-    _ = spawn(fun() -> Ref ! {?MODULE, Ref, run(M, F, A)} end),
+    _ = spawn(fun() -> erlang:send(Ref, {?MODULE, Ref, run(M, F, A)}, [noconnect]) end),
     {noreply, State};
 handle_info(_Other, State) ->
     {noreply, State}.

@@ -4,6 +4,6 @@
 
 -export([parse_transform/2]).
 
--spec parse_transform([erl_parse:abstract_form()], [compile:option()]) ->
+-spec parse_transform([erl_parse:abstract_form()], [term()]) ->
           [erl_parse:abstract_form()].
 parse_transform(Forms, _Options) -> Forms.

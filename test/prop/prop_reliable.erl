@@ -41,8 +41,8 @@ run(Steps) ->
                               wire => [], submitted => [], delivered => [], lost => 0, next => 1},
                 Steps).
 
-step({submit, Mode}, #{sender := Sender0, next := Id, submitted := All, wire := Wire} = S) ->
-    {Frame, Sender} = partisan_reliable_core:submit(Id, Mode, Sender0),
+step({submit, Mode}, #{sender := Sender0, next := Id, submitted := All, wire := Wire, open := Open} = S) ->
+    {Frame, Sender} = partisan_reliable_core:submit(Id, Mode, Open, Sender0),
     S#{sender := Sender, next := Id + 1, submitted := All ++ [{Id, Mode}],
        wire := case S of
                    #{open := true} -> Wire ++ [Frame];
