@@ -1,7 +1,7 @@
 # The test stages. `make check` runs them in the order of CHECK_STAGES and stops at the first
 # failed one; each is a target that can be run alone. The runners are in test/run.
 
-CHECK_STAGES := all lint check-rebar3 unit fuzz-replay prop $(if $(wildcard test/*_tests.erl),eunit) \
+CHECK_STAGES := all lint check-rebar3 unit fuzz-replay prop sim-short mutants $(if $(wildcard test/*_tests.erl),eunit) \
 	        check-nouring ct-uring ct-poll check-asan-vm $(if $(wildcard test/oracle/run),oracle) check-net bench-short
 
 .PHONY: check unit fuzz-replay fuzz prop eunit ct-uring ct-poll oracle check-rebar3 check-nouring \
@@ -83,10 +83,29 @@ build/prop/%: test/prop/%_main.c build/asan/libpartisan.a
 		-o $@ $< build/asan/libpartisan.a $(LURING) $(LCORE)
 -include $(PROP_HELPERS:%=%.d)
 
-prop: erl $(PROP_HELPERS) ## properties; PROPER_N=1000 for more
+prop: sim-build $(PROP_HELPERS) ## properties; PROPER_N=1000 for more
 	@mkdir -p build/prop/ebin
-	erlc $(ERLC_FLAGS) -pa ebin -o build/prop/ebin $(PROP_SRC)
+	erlc $(ERLC_FLAGS) -pa ebin -pa build/sim -o build/prop/ebin $(PROP_SRC)
 	@PROPER_N=$${PROPER_N:-$(PROP_N)} test/run/prop build/prop/ebin
+
+# --- overlays, simulated -----------------------------------------------------------------------------
+# test/sim: the overlay cores under a virtual clock, and the experiments of the papers.
+SIM_NODES ?= 10000
+SIM_SEED ?= 1
+.PHONY: sim sim-short sim-build mutants
+sim-build: erl
+	@mkdir -p build/sim
+	erlc $(ERLC_FLAGS) -o build/sim $(wildcard test/sim/*.erl)
+sim-short: sim-build ## the overlays simulated, 400 nodes
+	@test/run/sim ebin build/sim 400
+sim: sim-build ## the papers' figures, SIM_NODES=10000 simulated nodes; some minutes
+	@test/run/sim ebin build/sim $(SIM_NODES) $(SIM_SEED)
+
+# Each rule in test/prop/mutants is broken once, and a property has to notice.
+mutants: sim-build $(PROP_HELPERS) ## the overlays' rules broken: are the properties awake?
+	@mkdir -p build/prop/ebin
+	erlc $(ERLC_FLAGS) -pa build/sim -o build/prop/ebin test/prop/prop_overlay.erl
+	@test/run/mutants ebin build/sim build/prop/ebin
 
 # --- eunit -------------------------------------------------------------------------------------------
 eunit: erl ## test/*_tests.erl

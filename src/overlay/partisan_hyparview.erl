@@ -31,6 +31,9 @@
 
 -export_type([state/0]).
 
+%% Nodes named by the user that are remembered for a time when nobody else is left.
+-define(CONTACTS, 8).
+
 -type spec() :: partisan_overlay:spec().
 -type view() :: [{node(), spec()}].              %% sorted: the order must not depend on the VM
 -type priority() :: join | high | low.
@@ -48,6 +51,7 @@
               passive = [] :: view(),
               lost = [] :: [{node(), {spec(), partisan_overlay:now_ms()}}],
               joining = [] :: view(),            %% asked for by the user, not yet accepted
+              contacts = [] :: [spec()],         %% asked for by the user, newest first
               refused = [] :: [node()],          %% said no since the last promotion tick
               shuffled = [] :: [node()],         %% what the last shuffle offered: first to go
               reserved = [] :: [term()],
@@ -107,7 +111,9 @@ info(#hpv{self = Self, passive = Passive, lost = Lost, phase = Phase} = S) ->
 event({join, #{name := Name}}, #hpv{name = Name} = S) ->
     S;
 event({join, #{name := Name} = Spec}, S0) ->
-    S = S0#hpv{phase = member, joining = orddict:store(Name, Spec, S0#hpv.joining)},
+    Others = [C || #{name := N} = C <- S0#hpv.contacts, N =/= Name],
+    S = S0#hpv{phase = member, joining = orddict:store(Name, Spec, S0#hpv.joining),
+               contacts = lists:sublist([Spec | Others], ?CONTACTS)},
     request(Spec, join, user, S);
 event({leave, Name}, #hpv{name = Name} = S) ->
     leave(S);
@@ -323,7 +329,7 @@ rejoin(#hpv{phase = member} = S0) ->
     S = lists:foldl(fun({_, Spec}, Acc) -> request(Spec, join, user, Acc) end,
                     S0, S0#hpv.joining),
     case S#hpv.links =:= [] andalso S#hpv.passive =:= [] of
-        true -> try_lost(join, S);
+        true -> ask_one(join, lost_specs(S) ++ S#hpv.contacts, S);
         false -> S
     end;
 rejoin(S) ->
@@ -344,19 +350,24 @@ lose(Name, Spec, #hpv{lost = Lost0, opt = #{passive_max_size := Max}} = S) ->
 
 forget(Name, S) ->
     S#hpv{passive = orddict:erase(Name, S#hpv.passive), lost = orddict:erase(Name, S#hpv.lost),
-          joining = orddict:erase(Name, S#hpv.joining)}.
+          joining = orddict:erase(Name, S#hpv.joining),
+          contacts = [C || #{name := N} = C <- S#hpv.contacts, N =/= Name]}.
 
 heal(#hpv{now = Now, opt = #{heal_ttl := Ttl}} = S) ->
-    try_lost(high, S#hpv{lost = [E || {_, {_, At}} = E <- S#hpv.lost, Now - At < Ttl]}).
+    Young = S#hpv{lost = [E || {_, {_, At}} = E <- S#hpv.lost, Now - At < Ttl]},
+    case S#hpv.phase of
+        member -> ask_one(high, lost_specs(Young), Young);
+        _ -> Young
+    end.
 
-try_lost(Priority, #hpv{phase = member} = S0) ->
-    {Found, S} = pick([Spec || {N, {Spec, _}} <- S0#hpv.lost, get_link(N, S0) =:= none], S0),
-    case Found of
-        {value, Spec} -> request(Spec, Priority, again, S);
-        none -> S
-    end;
-try_lost(_, S) ->
-    S.
+ask_one(Priority, Specs, S0) ->
+    case pick(Specs, S0) of
+        {{value, Spec}, S} -> request(Spec, Priority, again, S);
+        {none, S} -> S
+    end.
+
+lost_specs(#hpv{lost = Lost} = S) ->
+    [Spec || {N, {Spec, _}} <- Lost, get_link(N, S) =:= none].
 
 %% Free places in the active view are offered to passive nodes, high in priority if it is empty.
 fill(#hpv{phase = member} = S0) ->
@@ -388,7 +399,8 @@ leave(S0) ->
                         (_, Acc) ->
                              Acc
                      end, S0, S0#hpv.links),
-    left_when_alone(S1#hpv{phase = leaving, passive = [], lost = [], joining = []}).
+    left_when_alone(S1#hpv{phase = leaving, passive = [], lost = [], joining = [],
+                              contacts = []}).
 
 left_when_alone(#hpv{phase = leaving, links = []} = S) ->
     notify(left, S#hpv{phase = left});

@@ -7,7 +7,7 @@
 %% `disconnect`. Time is in whole milliseconds.
 -module(pt_sim).
 
--export([new/1, start/2, join/3, run/2, tell/4, kill/2, cut/2, mend/1]).
+-export([new/1, start/2, join/3, run/2, tell/4, kill/2, cut/2, mend/1, lossy/2, delay/2]).
 -export([now/1, alive/1, is_alive/2, overlay/2, layer/3, neighbours/2, counters/1, reset_counters/1,
          collected/1, set_collected/2, sample/3, uniform/2, spec/1]).
 
@@ -37,10 +37,10 @@
 %%   shell => fun(Event, Name, LayerState) -> Event    what a layer's shell adds to an event
 %%   collect => fun(Node, Layer, Effect, Acc) -> Acc   effects that are nobody's, Acc in `acc`
 %%   seed, delay => {Min, Max} ms a message, detect => {Min, Max} ms until a death is seen,
-%%   dial_timeout => ms until a dial across a cut fails, loss => share of messages lost
+%%   dial_timeout => ms until a dial across a cut fails
 new(Opts0) ->
     Opts = maps:merge(#{seed => 1, delay => {1, 10}, detect => {1, 20}, dial_timeout => 7000,
-                        loss => 0.0, layers => [], acc => none,
+                        loss => 0.0, which => fun(_, _) -> true end, layers => [], acc => none,
                         shell => fun(Event, _, _) -> Event end,
                         collect => fun(_, _, _, Acc) -> Acc end}, Opts0),
     #sim{opts = Opts, collected = maps:get(acc, Opts),
@@ -115,6 +115,15 @@ cut(Groups, #sim{nodes = Nodes, opts = #{detect := Detect}} = S0) ->
 
 mend(S) ->
     S#sim{groups = none}.
+
+%% From now on each message that Which(Layer, Message) picks is lost with this probability, on a link
+%% that stands: harder than TCP is.
+lossy({Share, Which}, #sim{opts = Opts} = S) ->
+    S#sim{opts = Opts#{loss => Share, which => Which}}.
+
+%% From now on messages take this long, {Min, Max} ms.
+delay(Delay, #sim{opts = Opts} = S) ->
+    S#sim{opts = Opts#{delay => Delay}}.
 
 %% --- looking ----------------------------------------------------------------------------------------
 
@@ -261,11 +270,11 @@ effect(Other, Name, Layer, S) ->
 collect(Name, Layer, Effect, #sim{opts = #{collect := F}, collected = Acc} = S) ->
     S#sim{collected = F(Name, Layer, Effect, Acc)}.
 
-transmit(From, To, Layer, Msg, #sim{opts = #{loss := Loss, delay := Delay}} = S0) ->
+transmit(From, To, Layer, Msg, #sim{opts = #{loss := Loss, which := Which, delay := Delay}} = S0) ->
     case link(From, To, S0) of
         {Epoch, Last} ->
-            {Lost, S1} = chance(Loss, count({Layer, kind(Msg)}, S0)),
-            case Lost of
+            {Bad, S1} = chance(Loss, count({Layer, kind(Msg)}, S0)),
+            case Bad andalso Which(Layer, Msg) of
                 true ->
                     count({lost, Layer}, S1);
                 false ->

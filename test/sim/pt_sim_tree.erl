@@ -2,7 +2,7 @@
 %% broadcast cost. The store is a table, since 10,000 nodes' sets of messages live outside the cores.
 -module(pt_sim_tree).
 
--export([new/0, options/2, broadcast/3, wait/3, delivered/2, forget/1]).
+-export([new/0, options/2, options/3, broadcast/3, wait/3, delivered/2, forget/1]).
 
 -type store() :: ets:table().
 
@@ -10,11 +10,27 @@
 new() ->
     ets:new(messages, [set, public]).
 
-%% For pt_sim:new/1: the layer, and the shell that answers for its handlers.
+%% For pt_sim:new/1: the layer, and the shell that answers for its handlers. Their exchange, if asked
+%% for, compares two stores in no time.
 -spec options(store(), partisan_overlay:config()) -> map().
 options(Store, Config) ->
+    options(Store, Config, no_exchange).
+
+options(Store, Config, Exchange) ->
     #{layers => [{tree, partisan_plumtree, Config}],
-      shell => fun(Event, Name, _) -> shell(Event, Name, Store) end}.
+      shell => fun(Event, Name, _) -> shell(Event, Name, Store) end,
+      collect => fun(Name, tree, {exchange, Peer}, Acc) when Exchange =:= exchange ->
+                         copy(Name, Peer, Store),
+                         copy(Peer, Name, Store),
+                         Acc;
+                    (_, _, _, Acc) ->
+                         Acc
+                 end}.
+
+copy(From, To, Store) ->
+    true = ets:insert(Store, [{{Id, To}, P} || [Id, P] <- ets:match(Store, {{'$1', From}, '$2'}),
+                                               Id =/= copies, Id =/= count, Id =/= hops]),
+    ok.
 
 shell({msg, From, Msg}, Name, Store) ->
     {msg, From, Msg, [answer(Q, Name, Msg, Store) || Q <- partisan_plumtree:questions(Msg)]};

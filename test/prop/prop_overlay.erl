@@ -1,0 +1,324 @@
+%% HyParView, Plumtree and routes, on simulated nodes: what must hold whatever happens.
+-module(prop_overlay).
+
+-include("pt_proper.hrl").
+
+-export([prop_views/0, prop_isolated_halves_meet_again/0, prop_left_nodes_stay_away/0,
+         prop_broadcast/0, prop_patience/0, prop_gone_neighbours/0,
+         prop_broadcast_with_exchange/0, prop_routes/0, prop_words/0, prop_same_seed_same_run/0]).
+
+-import(proper, [conjunction/1]).
+-import(proper_types, [choose/2, frequency/1, list/1]).
+
+-define(QUIET_MS, 300000).                       %% several heal intervals
+
+%% --- views ------------------------------------------------------------------------------------------
+
+%% At any time: never self, never larger than the option says, never in both views. When all has
+%% been quiet for a while: links have two ends, and who lives is connected, unless so many died
+%% that somebody may have lost everyone it knew.
+prop_views() ->
+    ?FORALL({Seed, Max, Ops}, {seed(), choose(2, 5), list(operation())},
+            begin
+                Sim0 = sim(Seed, #{active_max_size => Max, active_min_size => 1}),
+                {Steady, Sim1} = perform(Ops, Max, Sim0),
+                Sim = quiet(pt_sim:lossy({0.0, fun(_, _) -> true end}, pt_sim:mend(Sim1))),
+                Graph = pt_sim_graph:views(Sim),
+                ?WHENFAIL(io:format("views ~p~nat ~p~n", [Graph, pt_sim:now(Sim)]),
+                          conjunction([{steady, Steady},
+                                       {symmetric, pt_sim_graph:asymmetric(Graph) =:= []},
+                                       {sound, sound(Max, Sim)},
+                                       {connected, kills(Ops) > 0
+                                        orelse pt_sim_graph:connected(Graph)}]))
+            end).
+
+operation() ->
+    frequency([{6, {join, choose(1, 12), choose(1, 12)}},
+               {3, {run, choose(1, 20000)}},
+               {1, {kill, choose(2, 12)}},
+               {1, {cut, choose(2, 11)}},
+               {1, mend},
+               {1, {loss, choose(0, 30)}}]).
+
+perform(Ops, Max, Sim) ->
+    lists:foldl(fun(Op, {Good, S0}) ->
+                        S = pt_sim:run(17, operate(Op, S0)),
+                        {Good andalso sound(Max, S), S}
+                end, {true, Sim}, Ops).
+
+%% A node that dies and comes back is the same name with nothing in mind.
+operate({join, A, B}, S) -> pt_sim:join(name(A), name(B), up(B, up(A, S)));
+operate({run, Ms}, S) -> pt_sim:run(Ms, S);
+operate({kill, A}, S) -> pt_sim:kill([name(A)], S);
+operate({cut, K}, S) -> pt_sim:cut([names(1, K), names(K + 1, 12)], S);
+operate(mend, S) -> pt_sim:mend(S);
+operate({loss, P}, S) -> pt_sim:lossy({P / 100, fun(_, _) -> true end}, S).
+
+up(A, S) ->
+    case pt_sim:is_alive(name(A), S) of
+        true -> S;
+        false -> pt_sim:start(name(A), S)
+    end.
+
+kills(Ops) ->
+    length([x || {kill, _} <- Ops])
+        %% Who never joined anybody is alone; two groups that never met are two.
+        + case joined(Ops) of true -> 0; false -> 1 end.
+
+%% Whether the joins alone connect everybody that was started.
+joined(Ops) ->
+    Edges = [{name(A), name(B)} || {join, A, B} <- Ops],
+    Graph = lists:foldl(fun({A, B}, G) ->
+                                add(A, B, add(B, A, G))
+                        end, #{}, Edges),
+    pt_sim_graph:connected(Graph).
+
+add(A, B, G) -> G#{A => [B | maps:get(A, G, [])]}.
+
+sound(Max, Sim) ->
+    lists:all(fun(Name) ->
+                      #{neighbours := Active, passive := Passive} = pt_sim:overlay(Name, Sim),
+                      length(Active) =< Max andalso length(Passive) =< 30
+                          andalso not lists:member(Name, Active ++ Passive)
+                          andalso Active -- Passive =:= Active
+                          andalso lists:usort(Active) =:= lists:sort(Active)
+              end, pt_sim:alive(Sim)).
+
+%% Cut long enough that each half has filled its views with its own, and grown for a while.
+prop_isolated_halves_meet_again() ->
+    ?FORALL({Seed, N}, {seed(), choose(6, 24)},
+            begin
+                Sim0 = grown(N, sim(Seed, #{})),
+                {Half, Others} = lists:split(N div 2, names(1, N)),
+                Sim1 = pt_sim:run(120000, pt_sim:cut([Half, Others], Sim0)),
+                Apart = pt_sim_graph:views(Sim1),
+                Sim = quiet(pt_sim:mend(Sim1)),
+                Graph = pt_sim_graph:views(Sim),
+                conjunction([{apart, not pt_sim_graph:connected(Apart)},
+                             {together, pt_sim_graph:connected(Graph)},
+                             {symmetric, pt_sim_graph:asymmetric(Graph) =:= []}])
+            end).
+
+%% A node that left is in nobody's active view again, whatever old rumours say, and the others stay
+%% together.
+prop_left_nodes_stay_away() ->
+    ?FORALL({Seed, N}, {seed(), choose(4, 16)},
+            begin
+                Sim0 = grown(N, sim(Seed, #{})),
+                Leaver = name(1 + Seed rem N),
+                Sim = quiet(pt_sim:tell(Leaver, overlay, {leave, Leaver}, Sim0)),
+                Graph = pt_sim_graph:views(Sim),
+                conjunction([{alone, maps:get(Leaver, Graph) =:= []},
+                             {forgotten, not lists:member(Leaver, lists:append(maps:values(Graph)))},
+                             {others, pt_sim_graph:connected(maps:remove(Leaver, Graph))},
+                             {told, lists:member({Leaver, left}, pt_sim:collected(Sim))}])
+            end).
+
+%% --- broadcast --------------------------------------------------------------------------------------
+
+%% Over links that nothing repairs, so that all the repair is Plumtree's own: nodes die that leave the
+%% others connected, and messages go out at once. Everybody gets them over eager links or, where
+%% the tree is cut, by graft; the tree is whole again then, and carries no copies and no grafts.
+prop_broadcast() ->
+    ?FORALL({Seed, N, Doomed, Senders}, {seed(), choose(1, 20), list(choose(1, 20)),
+                                         [choose(1, 20) | list(choose(1, 20))]},
+            begin
+                Store = pt_sim_tree:new(),
+                Tree = lists:nth(1 + Seed rem 2, [root, shared]),
+                Sim0 = pt_sim:new((pt_sim_tree:options(Store, #{trees => Tree}))
+                                  #{overlay => {pt_sim_mesh, #{}}, seed => Seed}),
+                Sim1 = settle(Store, first, name(1), meshed(N, Sim0)),
+                Sim2 = lists:foldl(fun kill_safely/2, Sim1, Doomed),
+                Alive = pt_sim:alive(Sim2),
+                Froms = [{lists:nth(1 + K rem length(Alive), Alive), I}
+                         || {I, K} <- lists:enumerate(Senders)],
+                Sim3 = lists:foldl(fun({From, I}, S) ->
+                                           pt_sim:run(10, pt_sim_tree:broadcast(From, {Store, I}, S))
+                                   end, Sim2, Froms),
+                Sim4 = pt_sim:run(60000, Sim3),
+                Got = [reliability(Store, I, Sim4) || {_, I} <- Froms],
+                Left = [A || A <- Alive,
+                             maps:get(missing, partisan_plumtree:info(pt_sim:layer(A, tree, Sim4))) > 0],
+                Sim5 = settle(Store, last, hd(Alive), Sim4),
+                Id = {Store, {last, 6}},
+                Sim6 = pt_sim:run(5000, pt_sim_tree:broadcast(hd(Alive), Id,
+                                                              pt_sim:reset_counters(Sim5))),
+                #{copies := Copies, have := Have} = pt_sim_tree:delivered(Id, Sim6),
+                true = ets:delete(Store),
+                conjunction([{everybody, lists:all(fun(R) -> R == 1.0 end, Got)},
+                             {nothing_kept, Left =:= []},
+                             {no_copies, Copies =:= Have - 1},
+                             {no_grafts, not is_map_key({tree, graft}, pt_sim:counters(Sim6))}])
+            end).
+
+%% A random tree of links, and about as many again.
+meshed(N, Sim0) ->
+    lists:foldl(fun(I, S0) ->
+                        {A, S1} = pt_sim:uniform(I - 1, S0),
+                        {B, S2} = pt_sim:uniform(I - 1, S1),
+                        S3 = pt_sim:join(name(I), name(A), pt_sim:start(name(I), S2)),
+                        pt_sim:run(100, pt_sim:join(name(I), name(B), S3))
+                end, pt_sim:start(name(1), Sim0), lists:seq(2, N)).
+
+kill_safely(I, Sim) ->
+    Left = pt_sim:kill([name(I)], Sim),
+    case pt_sim:alive(Left) =/= [] andalso pt_sim_graph:connected(pt_sim_graph:views(Left)) of
+        true -> Left;
+        false -> Sim
+    end.
+
+%% Five messages of one sender.
+settle(Store, Run, From, Sim) ->
+    lists:foldl(fun(I, S) ->
+                        pt_sim:run(5000, pt_sim_tree:broadcast(From, {Store, {Run, I}}, S))
+                end, Sim, lists:seq(1, 5)).
+
+reliability(Store, Id, Sim) ->
+    maps:get(reliability, pt_sim_tree:delivered({Store, Id}, Sim)).
+
+%% Names may overtake messages. A tree over slow links asks for nothing that is merely late.
+prop_patience() ->
+    ?FORALL({Seed, N}, {seed(), choose(2, 20)},
+            begin
+                Store = pt_sim_tree:new(),
+                Config = #{lazy_tick_period => 1, graft_timeout => 1000},
+                Sim0 = pt_sim:new((pt_sim_tree:options(Store, Config))
+                                  #{overlay => {pt_sim_mesh, #{}}, seed => Seed}),
+                Sim1 = pt_sim:reset_counters(settle(Store, first, name(1), meshed(N, Sim0))),
+                Sim = settle(Store, slow, name(1), pt_sim:delay({1, 45}, Sim1)),
+                true = ets:delete(Store),
+                not is_map_key({tree, graft}, pt_sim:counters(Sim))
+            end).
+
+%% Of a neighbour that is gone nothing is kept: no names, no links, no queue.
+prop_gone_neighbours() ->
+    ?FORALL({Seed, Events}, {seed(), list({choose(1, 4), choose(1, 5)})},
+            begin
+                {S0, _} = partisan_plumtree:init(#{name => name(9)}, #{}, 0, rand:seed_s(exsss, Seed)),
+                Near = names(1, 4),
+                S1 = feed([{neighbour_up, #{name => N}} || N <- Near], S0),
+                Names = [{msg, name(A), {i_have, [{name(8), {test, I}, 1}]}, [false]}
+                         || {A, I} <- Events],
+                Prunes = [{msg, name(A), {prune, name(9)}, []} || {A, _} <- Events],
+                Sent = [{broadcast, test, I, x} || {_, I} <- Events],
+                S2 = feed(Names ++ Prunes ++ Sent, S1),
+                S = feed([{neighbour_down, N, gone} || N <- Near], S2),
+                #{neighbours := Left, missing := Missing, trees := Trees} =
+                    partisan_plumtree:info(S),
+                {_, Late} = partisan_plumtree:handle({timer, lazy}, 1, S),
+                {Left, Missing, Late, [T || {_, {E, L}} = T <- Trees, E ++ L =/= []]}
+                    =:= {[], 0, [], []}
+            end).
+
+feed(Events, S) ->
+    lists:foldl(fun(E, Acc0) -> {Acc, _} = partisan_plumtree:handle(E, 0, Acc0), Acc end, S, Events).
+
+%% With everything that can go wrong, the handlers' exchange has the last word.
+prop_broadcast_with_exchange() ->
+    ?FORALL({Seed, N, Share, Loss}, {seed(), choose(2, 25), choose(0, 40), choose(0, 30)},
+            begin
+                Store = pt_sim_tree:new(),
+                Sim0 = grown(N, sim(Seed, #{}, pt_sim_tree:options(Store, #{}, exchange))),
+                Sim1 = pt_sim:lossy({Loss / 100, fun(Layer, _) -> Layer =:= tree end}, Sim0),
+                Sim2 = pt_sim_tree:broadcast(name(1), {Store, 1}, Sim1),
+                {Dead, Sim3} = pt_sim:sample(N * Share div 100, tl(names(1, N)), Sim2),
+                Sim = quiet(pt_sim:kill(Dead, pt_sim:run(5, Sim3))),
+                All = reliability(Store, 1, Sim) == 1.0,
+                true = ets:delete(Store),
+                All orelse not pt_sim_graph:connected(pt_sim_graph:views(Sim))
+            end).
+
+%% --- routes -----------------------------------------------------------------------------------------
+
+%% Once news are round, every node knows a way to every other, each hop is nearer (so nothing passes
+%% a node twice), and nobody has a way to the dead.
+prop_routes() ->
+    ?FORALL({Seed, N, Share}, {seed(), choose(2, 25), choose(0, 40)},
+            begin
+                Sim0 = grown(N, pt_sim:new(#{overlay => {partisan_overlay_routed, #{}},
+                                             seed => Seed})),
+                {Dead, Sim1} = pt_sim:sample(N * Share div 100, tl(names(1, N)), Sim0),
+                Sim = quiet(pt_sim:kill(Dead, Sim1)),
+                Infos = maps:from_list([{A, pt_sim:overlay(A, Sim)} || A <- pt_sim:alive(Sim)]),
+                Graph = maps:map(fun(_, #{neighbours := Ns}) -> Ns end, Infos),
+                Ways = [{A, B, way(A, B, [], Infos)} || A <- maps:keys(Infos), B <- maps:keys(Infos),
+                                                        A =/= B],
+                Wrong = [W || {A, _, _} = W <- Ways, not shortest(W, pt_sim_graph:reach(A, Graph))],
+                Ghosts = [{A, D} || {A, #{routes := R}} <- maps:to_list(Infos), D <- Dead,
+                                    is_map_key(D, R)],
+                ?WHENFAIL(io:format("wrong ~p~nghosts ~p~n", [Wrong, Ghosts]),
+                          conjunction([{ways, Wrong =:= []}, {ghosts, Ghosts =:= []}]))
+            end).
+
+way(B, B, Passed, _) ->
+    {hops, length(Passed)};
+way(A, B, Passed, Infos) ->
+    case {lists:member(A, Passed), Infos} of
+        {true, _} -> loop;
+        {false, #{A := #{neighbours := Near, routes := Routes}}} ->
+            case {lists:member(B, Near), Routes} of
+                {true, _} -> {hops, length(Passed) + 1};
+                {false, #{B := Via}} -> way(Via, B, [A | Passed], Infos);
+                {false, _} -> none
+            end;
+        {false, _} -> dead
+    end.
+
+%% No way only where there is none.
+shortest({_, B, {hops, Hops}}, Distance) -> maps:get(B, Distance, none) =:= Hops;
+shortest({_, B, none}, Distance) -> not is_map_key(B, Distance);
+shortest(_, _) -> false.
+
+%% In whatever order words come, the latest of each node is what counts.
+prop_words() ->
+    ?FORALL(Words, list({choose(1, 3), choose(1, 3), choose(0, 5), list(choose(1, 5))}),
+            begin
+                All = [{name(N), {I, C}, names_of(Links)} || {N, I, C, Links} <- Words],
+                Map = lists:foldl(fun(W, M0) -> {_, M} = partisan_route:learn(W, M0), M end,
+                                  partisan_route:new(name(9), 1), All),
+                lists:all(fun({N, V, _}) ->
+                                  {ok, {N, Have, _}} = partisan_route:find(N, Map),
+                                  Have =:= lists:max([V1 || {N1, V1, _} <- All, N1 =:= N])
+                                      andalso partisan_route:is_known(N, V, Map)
+                          end, All)
+            end).
+
+names_of(Numbers) -> [name(I) || I <- Numbers].
+
+%% --- the simulator ----------------------------------------------------------------------------------
+
+prop_same_seed_same_run() ->
+    ?FORALL({Seed, N}, {seed(), choose(2, 12)},
+            begin
+                Run = fun(S) ->
+                              Sim = quiet(pt_sim:kill([name(2)], grown(N, sim(S, #{})))),
+                              {pt_sim:counters(Sim), pt_sim_graph:views(Sim)}
+                      end,
+                Run(Seed) =:= Run(Seed)
+            end).
+
+%% --- parts ------------------------------------------------------------------------------------------
+
+seed() -> choose(1, 1 bsl 30).
+
+sim(Seed, Config) ->
+    sim(Seed, Config, #{}).
+
+sim(Seed, Config, More) ->
+    Left = fun(Name, overlay, {notify, left}, Acc) -> [{Name, left} | Acc];
+              (_, _, _, Acc) -> Acc
+           end,
+    pt_sim:new(maps:merge(#{overlay => {partisan_hyparview, Config}, seed => Seed, acc => [],
+                            collect => Left}, More)).
+
+grown(N, Sim0) ->
+    lists:foldl(fun(I, Sim) ->
+                        pt_sim:run(100, pt_sim:join(name(I), name(1), up(I, Sim)))
+                end, up(1, Sim0), lists:seq(2, N)).
+
+quiet(Sim) ->
+    pt_sim:run(?QUIET_MS, Sim).
+
+names(From, To) -> [name(I) || I <- lists:seq(From, To)].
+
+name(I) -> list_to_atom("n" ++ integer_to_list(100 + I)).
