@@ -191,7 +191,10 @@ named({Root, Key, Round}, false, From, #plt{missing = Missing, opt = Opt} = S) -
     Who = {From, Root, Round},
     case Missing of
         #{Key := Others} ->
-            S#plt{missing = Missing#{Key := Others ++ [Who]}};
+            case lists:keymember(From, 1, Others) of
+                true -> S;
+                false -> S#plt{missing = Missing#{Key := Others ++ [Who]}}
+            end;
         #{} ->
             case map_size(Missing) < maps:get(max_missing, Opt) of
                 true ->

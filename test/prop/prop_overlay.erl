@@ -3,9 +3,10 @@
 
 -include("pt_proper.hrl").
 
--export([prop_views/0, prop_isolated_halves_meet_again/0, prop_left_nodes_stay_away/0,
-         prop_broadcast/0, prop_patience/0, prop_gone_neighbours/0,
-         prop_broadcast_with_exchange/0, prop_routes/0, prop_words/0, prop_same_seed_same_run/0]).
+-export([prop_views/0, prop_join/0, prop_isolated_halves_meet_again/0,
+         prop_left_nodes_stay_away/0, prop_broadcast/0, prop_patience/0, prop_gone_neighbours/0,
+         prop_broadcast_with_exchange/0, prop_routes/0, prop_words/0, prop_links/0,
+         prop_same_seed_same_run/0]).
 
 -import(proper, [conjunction/1]).
 -import(proper_types, [choose/2, frequency/1, list/1]).
@@ -36,6 +37,7 @@ operation() ->
     frequency([{6, {join, choose(1, 12), choose(1, 12)}},
                {3, {run, choose(1, 20000)}},
                {1, {kill, choose(2, 12)}},
+               {1, {restart, choose(2, 12)}},
                {1, {cut, choose(2, 11)}},
                {1, mend},
                {1, {loss, choose(0, 30)}}]).
@@ -50,6 +52,7 @@ perform(Ops, Max, Sim) ->
 operate({join, A, B}, S) -> pt_sim:join(name(A), name(B), up(B, up(A, S)));
 operate({run, Ms}, S) -> pt_sim:run(Ms, S);
 operate({kill, A}, S) -> pt_sim:kill([name(A)], S);
+operate({restart, A}, S) -> pt_sim:restart(name(A), S);
 operate({cut, K}, S) -> pt_sim:cut([names(1, K), names(K + 1, 12)], S);
 operate(mend, S) -> pt_sim:mend(S);
 operate({loss, P}, S) -> pt_sim:lossy({P / 100, fun(_, _) -> true end}, S).
@@ -61,7 +64,7 @@ up(A, S) ->
     end.
 
 kills(Ops) ->
-    length([x || {kill, _} <- Ops])
+    length([x || {Op, _} <- Ops, Op =:= kill orelse Op =:= restart])
         %% Who never joined anybody is alone; two groups that never met are two.
         + case joined(Ops) of true -> 0; false -> 1 end.
 
@@ -83,6 +86,18 @@ sound(Max, Sim) ->
                           andalso Active -- Passive =:= Active
                           andalso lists:usort(Active) =:= lists:sort(Active)
               end, pt_sim:alive(Sim)).
+
+%% Without a shuffle, forward joins alone make more than a star around the contact.
+prop_join() ->
+    ?FORALL({Seed, N}, {seed(), choose(3, 20)},
+            begin
+                Never = 1 bsl 30,
+                Sim = grown(N, sim(Seed, #{shuffle_interval => Never, heal_interval => Never,
+                                           random_promotion_interval => Never})),
+                Graph = pt_sim_graph:views(Sim),
+                conjunction([{connected, pt_sim_graph:connected(Graph)},
+                             {linked, length(lists:append(maps:values(Graph))) > 2 * (N - 1)}])
+            end).
 
 %% Cut long enough that each half has filled its views with its own, and grown for a while.
 prop_isolated_halves_meet_again() ->
@@ -281,6 +296,26 @@ prop_words() ->
                                   Have =:= lists:max([V1 || {N1, V1, _} <- All, N1 =:= N])
                                       andalso partisan_route:is_known(N, V, Map)
                           end, All)
+            end).
+
+%% There is a way over links that both ends speak of, and the first hop of it is a neighbour.
+prop_links() ->
+    ?FORALL({Own, Words}, {list(choose(1, 6)), list({choose(1, 6), list(choose(1, 6))})},
+            begin
+                {_, Map0} = partisan_route:local(names_of(Own), partisan_route:new(name(9), 1)),
+                Said = maps:from_list([{name(N), names_of(Ls)} || {N, Ls} <- Words]),
+                Map = maps:fold(fun(N, Ls, M0) ->
+                                        {new, M} = partisan_route:learn({N, {1, 1}, Ls}, M0),
+                                        M
+                                end, Map0, Said),
+                Both = maps:map(fun(N, Ls) ->
+                                        [L || L <- Ls, lists:member(N, maps:get(L, Said, []))]
+                                end, Said),
+                Quiet = maps:from_list([{N, []} || N <- names_of(Own)]),
+                Graph = (maps:merge(Quiet, Both))#{name(9) => names_of(Own)},
+                lists:sort(maps:keys(pt_sim_graph:reach(name(9), Graph))) =:= partisan_route:reachable(Map)
+                    andalso lists:all(fun(Via) -> lists:member(Via, names_of(Own)) end,
+                                      maps:values(partisan_route:routes(Map)))
             end).
 
 names_of(Numbers) -> [name(I) || I <- Numbers].

@@ -7,7 +7,7 @@
 %% `disconnect`. Time is in whole milliseconds.
 -module(pt_sim).
 
--export([new/1, start/2, join/3, run/2, tell/4, kill/2, cut/2, mend/1, lossy/2, delay/2]).
+-export([new/1, start/2, join/3, run/2, tell/4, kill/2, restart/2, cut/2, mend/1, lossy/2, delay/2]).
 -export([now/1, alive/1, is_alive/2, overlay/2, layer/3, neighbours/2, counters/1, reset_counters/1,
          collected/1, set_collected/2, sample/3, uniform/2, spec/1]).
 
@@ -100,6 +100,20 @@ kill_one(Name, #sim{nodes = Nodes, opts = #{detect := Detect}} = S) ->
                         end, S#sim{nodes = Rest}, lists:sort(maps:to_list(Ends)));
         error ->
             S
+    end.
+
+%% The overlay's core starts anew on a node whose links stand: what a crash of its shell looks like.
+restart(Name, #sim{nodes = Nodes, opts = #{overlay := {Mod, Config}}} = S0) ->
+    case Nodes of
+        #{Name := #node{spec = Spec, ends = Ends, timers = Timers} = Node} ->
+            {Seed, S1} = seed(S0),
+            {State, Effects} = Mod:init(Spec, Config, S1#sim.now, Seed),
+            Kept = maps:filter(fun({Layer, _}, _) -> Layer =/= overlay end, Timers),
+            S2 = put_node(Name, Node#node{overlay = State, timers = Kept, dials = #{}}, S1),
+            lists:foldl(fun(Peer, S) -> tell(Name, overlay, {up, Peer}, S) end,
+                        effects(Effects, Name, overlay, S2), lists:sort(maps:keys(Ends)));
+        #{} ->
+            S0
     end.
 
 %% Only nodes of one group reach each other from now on; nodes that are in none are alone.
