@@ -196,14 +196,14 @@ text(Format, Args) -> lists:flatten(io_lib:format(Format, Args)).
 default() ->
     {ok, Cases} = select([
         "pp-64",
-        "echo-1k-1", "echo-1k-16", "echo-1k-128", "echo-1k-map-16", "echo-1m-8",
+        "echo-1k-1", "echo-1k-16", "echo-1k-128", "echo-1k-map-16",
         "oneway-64-1", "oneway-64-16", "oneway-64-128",
-        "oneway-1k-1", "oneway-1k-16", "oneway-1k-128", "oneway-1k-list-16", "oneway-1k-map-16",
-        "oneway-64k-16", "oneway-512k-16",
+        "oneway-1k-1", "oneway-1k-16", "oneway-1k-128", "oneway-1k-map-16",
+        "oneway-64k-16",
         "oneway-1m-1", "oneway-1m-4", "oneway-1m-16",
         "oneway-8m-1", "oneway-8m-4", "oneway-8m-16",
         "open-1k-10k",
-        "hol-pp-4", "hol-pp-16", "hol-pp-4-cap", "hol-call-4", "hol-tick-4", "hol-pp-4-stall"
+        "hol-pp-4", "hol-pp-4-cap", "hol-call-4", "hol-tick-4", "hol-pp-4-stall"
     ]),
     Cases.
 

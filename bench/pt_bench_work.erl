@@ -192,7 +192,7 @@ phase(#{full_every := Full, stall_ms := StallMs}, Parts, Ms, Nodes) ->
     GiveUp = now_ms() + Ms + StallMs,
     _ = gather(ready, Tag, Workers, Workers, GiveUp, []),
     Start = os:perf_counter(nanosecond),
-    [Pid ! {go, Tag, Ms} || Pid <- maps:keys(Workers)],
+    _ = [Pid ! {go, Tag, Ms} || Pid <- maps:keys(Workers)],
     Results = gather(result, Tag, Workers, Workers, GiveUp, []),
     [erlang:demonitor(Mon, [flush]) || {_No, Mon} <- maps:values(Workers)],
     [

@@ -141,18 +141,19 @@ call_faults() ->
     Set = pt_bench_payload:set(64),
     Message = fun(Seq) -> {Crc, Bin} = pt_bench_payload:get(1, Seq, Set), {Seq, Crc, Bin} end,
     {3, Crc3, Bin3} = Message(3),
+    From = {self(), make_ref()},
     [
         begin
             {ok, State} = pt_bench_call:init(#{part => part(call), flow => 1, full => 1}),
             Last = lists:foldl(
                 fun(Request, S) ->
-                    {reply, Request, S1} = pt_bench_call:handle_call(Request, from, S),
+                    {reply, Request, S1} = pt_bench_call:handle_call(Request, From, S),
                     S1
                 end,
                 State,
                 Requests
             ),
-            {reply, Report, _} = pt_bench_call:handle_call({done, 3}, from, Last),
+            {reply, Report, _} = pt_bench_call:handle_call({done, 3}, From, Last),
             {Want, Report} = {maps:with(maps:keys(Want), Report), Report}
         end
      || {Want, Requests} <- [
