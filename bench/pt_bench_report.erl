@@ -40,7 +40,7 @@ progress({I, N, Left}, #{round := Round, 'case' := Case, carrier := Label} = Sam
                     end
                 ]
         end,
-    io_lib:format("[~*b/~b ~6s left] round ~b  ~-16s ~-18s ~ts~n",
+    io_lib:format("[~*b/~b ~6s left] round ~b  ~-19s ~-18s ~ts~n",
         [length(integer_to_list(N)), I, N, time_left(Left), Round, Case, Label, What]).
 
 %% 45s, 12m05s, 3h20m
@@ -128,13 +128,13 @@ table(Cases, [Base | _] = Labels, Summaries) ->
 
 wide(Cases, [Base | Others], Floors, Cells) ->
     Head = [
-        io_lib:format("~-16s ~-9s ~-23s", ["case", "figure", Base]),
+        io_lib:format("~-19s ~-9s ~-23s", ["case", "figure", Base]),
         [io_lib:format(" ~-23s ~-20s", [L, "ratio"]) || L <- Others],
         [" x floor" || Floors =/= []]
     ],
     Rows = [
         [
-            io_lib:format("~-16s ~-9s", [first(Name, Metric, Show), unit(Metric)]),
+            io_lib:format("~-19s ~-9s", [first(Name, Metric, Show), unit(Metric)]),
             [$\s, pad(23, spread(maps:get({Name, Metric, Base}, Cells)))],
             [
                 [$\s, pad(23, spread(Cell)), $\s, pad(20, ratio(Cell))]
@@ -147,13 +147,13 @@ wide(Cases, [Base | Others], Floors, Cells) ->
     lines([Head | Rows]).
 
 tall(Cases, [Base | _] = Labels, Cells) ->
-    Head = io_lib:format("~-16s ~-9s ~-18s ~-23s ~-20s x floor",
+    Head = io_lib:format("~-19s ~-9s ~-18s ~-23s ~-20s x floor",
         ["case", "figure", "carrier", "value", "ratio"]),
     Rows = [
         [
             case Label of
-                Base -> io_lib:format("~-16s ~-9s", [first(Name, Metric, Show), unit(Metric)]);
-                _ -> pad(26, "")
+                Base -> io_lib:format("~-19s ~-9s", [first(Name, Metric, Show), unit(Metric)]);
+                _ -> pad(29, "")
             end,
             io_lib:format(" ~-18s ", [Label]),
             pad(23, spread(Cell)), $\s, pad(20, ratio(Cell)), $\s, of_floor(Cell)
