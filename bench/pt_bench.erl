@@ -69,8 +69,7 @@ run(Options) ->
         pt_bench_store:write(Store, S#{type => summary, carrier := bin(L), 'case' := bin(C)})
      || #{carrier := L, 'case' := C} = S <- Summaries
     ],
-    pt_bench_store:write(Store, #{type => end_, time => now_text()}),
-    ok = pt_bench_store:close(Store),
+    ok = pt_bench_store:finish(Store),
     case Options of
         #{short := true} ->
             ok;
@@ -227,8 +226,6 @@ tally(Passed, Failed) ->
         false -> ok;
         File -> ok = file:write_file(File, io_lib:format("~b ~b~n", [Passed, Failed]), [append])
     end.
-
-now_text() -> bin(calendar:system_time_to_rfc3339(erlang:system_time(second))).
 
 out(Text) -> io:put_chars(Text).
 out(Format, Args) -> io:format(Format, Args).

@@ -1,7 +1,7 @@
 %% A run's directory: results.jsonl, table.txt, plots, certificates. Every line is on the disk before
 %% the next cell starts, so that a run that was stopped can be taken up again.
 -module(pt_bench_store).
--export([create/1, reopen/1, write/2, close/1, file/1, dir/1, read/1, environment/1, samples/1]).
+-export([create/1, reopen/1, write/2, close/1, finish/1, file/1, dir/1, read/1, environment/1, samples/1]).
 -export([to_json/1, unfinished/2, newest/1]).
 -export_type([store/0]).
 
@@ -40,6 +40,12 @@ open(Dir, Modes) ->
 -spec write(store(), map()) -> ok.
 write(#{io := Io}, Map) ->
     ok = file:write(Io, pt_bench_json:line(Map)).
+
+%% The run is complete: nothing is left to be taken up.
+-spec finish(store()) -> ok.
+finish(Store) ->
+    write(Store, #{type => 'end', time => bin(calendar:system_time_to_rfc3339(erlang:system_time(second)))}),
+    close(Store).
 
 -spec close(store()) -> ok.
 close(#{io := Io}) -> file:close(Io).
@@ -129,11 +135,13 @@ to_json(#{'case' := Case, carrier := Label} = Sample) ->
     ],
     Sample#{
         type => cell,
-        'case' := unicode:characters_to_binary(Case),
-        carrier := unicode:characters_to_binary(Label),
+        'case' := bin(Case),
+        carrier := bin(Label),
         parts => Parts,
-        why => unicode:characters_to_binary(maps:get(why, Sample, ""))
+        why => bin(maps:get(why, Sample, ""))
     }.
+
+bin(Text) -> unicode:characters_to_binary(Text).
 
 %% The newest run in Root that was stopped before its end and had the same plan, if there is one.
 %% Plan: what must be equal for cells of both to stand in one table; see pt_bench_env:plan/1.
@@ -143,7 +151,7 @@ unfinished(Root, Plan) ->
         case read(Dir) of
             {ok, Lines} ->
                 maps:get(<<"plan">>, environment(Lines), none) =:= Plan andalso
-                    [end_ || #{<<"type">> := <<"end">>} <- Lines] =:= [];
+                    not lists:any(fun(#{<<"type">> := T}) -> T =:= <<"end">> end, Lines);
             {error, _} ->
                 false
         end

@@ -13,7 +13,7 @@
 -spec run() -> pos_integer().
 run() ->
     [ok = Test() || Test <- ?TESTS],
-    length(?TESTS) + pt_bench_work_test:run().
+    length(?TESTS) + pt_bench_work_test:run() + pt_bench_result_test:run().
 
 %% What checking one message costs its receiver, in ns, by payload size: the best of some runs.
 -spec check_cost() -> [{Size :: pos_integer(), Ns :: float()}].
