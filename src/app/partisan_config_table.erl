@@ -95,7 +95,7 @@ table() ->
 
 hyparview() ->
     #{active_max_size => 6, active_min_size => 3, active_rwl => 6, passive_max_size => 30,
-      passive_rwl => 6, random_promotion => true, random_promotion_interval => 5000,
+      passive_rwl => 3, random_promotion => true, random_promotion_interval => 5000,
       shuffle_interval => 10000, shuffle_k_active => 3, shuffle_k_passive => 4,
       xbot_enabled => false, xbot_interval => 30000}.
 

@@ -35,6 +35,7 @@ on(What, Node, Fun, Options) ->
 %% From the overlay's shell.
 -spec notify(partisan_overlay:notice()) -> ok.
 notify(Notice) ->
+    partisan_plumtree_broadcast:notice(Notice),
     gen_server:cast(?MODULE, {notice, Notice}).
 
 %% Opens the channels of this node's configuration, or some, with a node that is connected. A

@@ -101,7 +101,7 @@ handle(Event, Now, S) ->
 info(#hpv{self = Self, passive = Passive, lost = Lost, phase = Phase} = S) ->
     #{members => [Self | active_specs(S)],
       neighbours => active(S),
-      passive => [N || {N, _} <- Passive],
+      passive => [Spec || {_, Spec} <- Passive],
       lost => [N || {N, _} <- Lost],
       links => [{N, L#link.state} || {N, L} <- S#hpv.links],
       phase => Phase}.

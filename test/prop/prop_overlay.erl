@@ -80,7 +80,8 @@ add(A, B, G) -> G#{A => [B | maps:get(A, G, [])]}.
 
 sound(Max, Sim) ->
     lists:all(fun(Name) ->
-                      #{neighbours := Active, passive := Passive} = pt_sim:overlay(Name, Sim),
+                      #{neighbours := Active, passive := Specs} = pt_sim:overlay(Name, Sim),
+                      Passive = [N || #{name := N} <- Specs],
                       length(Active) =< Max andalso length(Passive) =< 30
                           andalso not lists:member(Name, Active ++ Passive)
                           andalso Active -- Passive =:= Active

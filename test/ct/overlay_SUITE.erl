@@ -1,0 +1,193 @@
+%% HyParView, broadcast and relay on real nodes: one cluster of OVERLAY_NODES (16) for all cases.
+-module(overlay_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([views/1, no_mesh/1, broadcast/1, relay/1, deaths/1, leaver/1, restart/1]).
+
+suite() -> [{timetrap, {minutes, 5}}].
+
+all() -> [views, no_mesh, broadcast, relay, deaths, leaver, restart].
+
+-define(wait(Condition), ?assert(pt_peer:wait(fun() -> Condition end, 60000, 200))).
+
+%% A small VM each: 64 of them must fit.
+lean() ->
+    string:lexemes("+S 1:1 +SDcpu 1:1 +SDio 1 +A 1 +P 4096 +Q 4096 +Meamin +sbwt none +sbwtdcpu none "
+                   "+sbwtdio none", " ").
+
+env() ->
+    [{peer_service_manager, partisan_hyparview_peer_service_manager},
+     {hyparview, #{shuffle_interval => 1000, random_promotion_interval => 500}},
+     {lazy_tick_period, 200}].
+
+start() ->
+    Node = pt_cluster:app(pt_peer:start(ov, #{args => lean()}), env()),
+    ok = pt_peer:call(Node, pt_heard, start, []),
+    Node.
+
+init_per_suite(Config) ->
+    N = list_to_integer(os:getenv("OVERLAY_NODES", "16")),
+    %% The nodes outlive this process: Common Test runs each case in one of its own.
+    Self = self(),
+    Keeper = spawn(fun() -> keeper(Self, [start() || _ <- lists:seq(1, N)]) end),
+    Nodes = receive {nodes, Ns} -> Ns after 240000 -> error(no_nodes) end,
+    ok = pt_cluster:join(Nodes, join),
+    [{keeper, Keeper}, {nodes, Nodes} | Config].
+
+keeper(Suite, Nodes) ->
+    Suite ! {nodes, Nodes},
+    (fun Loop(All) ->
+             receive
+                 {start, From} -> New = start(), From ! {started, New}, Loop([New | All]);
+                 stop -> pt_cluster:stop(All)
+             end
+     end)(Nodes).
+
+end_per_suite(Config) ->
+    proplists:get_value(keeper, Config) ! stop,
+    ok.
+
+nodes_of(Config) ->
+    [N || N <- proplists:get_value(nodes, Config), filelib:is_dir("/proc/" ++ maps:get(os_pid, N))].
+
+graph(Nodes) ->
+    maps:from_list([{pt_peer:node(N), pt_cluster:neighbours(N)} || N <- Nodes]).
+
+%% ------------------------------------------------------------------------------------------------
+
+%% Everybody in, every link has two ends, nobody has more than five.
+views(Config) ->
+    Nodes = nodes_of(Config),
+    ?wait(healthy(graph(Nodes))),
+    [?assertEqual(lists:sort([pt_peer:node(N) | pt_cluster:neighbours(N)]), pt_cluster:members(N))
+     || N <- Nodes].
+
+healthy(Graph) ->
+    connected(Graph) andalso
+        lists:all(fun({Node, Near}) ->
+                          length(Near) =< 5 andalso not lists:member(Node, Near)
+                              andalso lists:all(fun(Other) ->
+                                                        lists:member(Node, maps:get(Other, Graph, []))
+                                                end, Near)
+                  end, maps:to_list(Graph)).
+
+connected(Graph) ->
+    [First | _] = maps:keys(Graph),
+    length(reach([First], [First], Graph)) =:= map_size(Graph).
+
+reach([], Seen, _) -> Seen;
+reach([N | Rest], Seen, Graph) ->
+    New = [M || M <- maps:get(N, Graph), is_map_key(M, Graph), not lists:member(M, Seen)],
+    reach(New ++ Rest, New ++ Seen, Graph).
+
+%% Links are the neighbours' and nobody else's: neither global nor connect_all makes more of them.
+no_mesh(Config) ->
+    Nodes = nodes_of(Config),
+    ?wait(lists:all(fun(N) ->
+                            lists:sort(pt_peer:call(N, erlang, nodes, [connected]))
+                                =:= lists:sort(pt_cluster:neighbours(N))
+                    end, Nodes)),
+    [?assertEqual([], pt_peer:call(N, erlang, nodes, [])) || N <- Nodes].
+
+%% Once to everybody, from several; and a settled tree brings no copies.
+broadcast(Config) ->
+    Nodes = nodes_of(Config),
+    [A, B | _] = Nodes,
+    [begin
+         ok = pt_peer:call(From, pt_heard, send, [{pt_peer:node(From), I}, <<0:8000>>]),
+         ?wait(all_heard({pt_peer:node(From), I}, Nodes))
+     end || From <- [A, B], I <- lists:seq(1, 5)],
+    Before = copies(Nodes),
+    Ids = [{last, I} || I <- lists:seq(1, 20)],
+    [ok = pt_peer:call(A, pt_heard, send, [Id, x]) || Id <- Ids],
+    [?wait(all_heard(Id, Nodes)) || Id <- Ids],
+    %% Flooding would have brought 20 x (links - nodes), hundreds. A link that the overlay changed
+    %% meanwhile brings a copy or two.
+    ?assert(copies(Nodes) - Before =< length(Nodes)),
+    [?assertMatch({_, _}, pt_peer:call(N, partisan_plumtree_broadcast, get_peers, [pt_peer:node(A)]))
+     || N <- Nodes],
+    ?assertNotEqual([], lists:append([pt_peer:call(N, partisan_plumtree_broadcast, get_lazy_peers,
+                                                   [pt_peer:node(A)]) || N <- Nodes])).
+
+all_heard(Id, Nodes) ->
+    lists:all(fun(N) -> lists:member(Id, pt_peer:call(N, pt_heard, heard, [])) end, Nodes).
+
+copies(Nodes) ->
+    lists:sum([pt_peer:call(N, pt_heard, copies, []) || N <- Nodes]).
+
+%% From each node to each: neighbours directly, others by relay.
+relay(Config) ->
+    Nodes = nodes_of(Config),
+    routed(Nodes),
+    forwarded(Nodes).
+
+%% Every node knows every other and a way to it.
+routed(Nodes) ->
+    Names = pt_cluster:names(Nodes),
+    ?wait(lists:all(fun(N) ->
+                            #{known := Known} = pt_peer:call(N, partisan_overlay_shell, info, []),
+                            Known =:= Names
+                    end, Nodes)).
+
+forwarded(Nodes) ->
+    Name = list_to_atom("sink" ++ integer_to_list(erlang:unique_integer([positive]))),
+    [ok = pt_peer:eval(N, fun() -> sink(Name) end) || N <- Nodes],
+    Names = pt_cluster:names(Nodes),
+    [ok = pt_peer:eval(N, fun() ->
+                                  [ok = partisan:forward_message(To, Name, {from, node()}, #{})
+                                   || To <- Names, To =/= node()],
+                                  ok
+                          end) || N <- Nodes],
+    ?wait(lists:all(fun(N) ->
+                            pt_peer:eval(N, fun() -> got(Name) end) =:= Names -- [pt_peer:node(N)]
+                    end, Nodes)).
+
+sink(Name) ->
+    Self = self(),
+    Pid = spawn(fun() -> true = register(Name, self()), Self ! ready, collect([]) end),
+    receive ready -> ok after 5000 -> exit(Pid, kill), error end.
+
+collect(Got) ->
+    receive
+        {from, Node} -> collect([Node | Got]);
+        {got, Pid} -> Pid ! {got, lists:sort(Got)}, collect(Got)
+    end.
+
+got(Name) ->
+    Name ! {got, self()},
+    receive {got, Nodes} -> Nodes end.
+
+%% A quarter of the nodes dies at once: views, trees and routes heal.
+deaths(Config) ->
+    Nodes = nodes_of(Config),
+    {Dead, Alive} = lists:split(length(Nodes) div 4, tl(Nodes) ++ [hd(Nodes)]),
+    [pt_peer:kill(N) || N <- Dead],
+    ?wait(healthy(graph(Alive))),
+    routed(Alive),
+    forwarded(Alive),
+    ok = pt_peer:call(hd(Alive), pt_heard, send, [after_deaths, x]),
+    ?wait(all_heard(after_deaths, Alive)).
+
+%% The leaver has only itself; the others stay together and forget it.
+leaver(Config) ->
+    [Leaver | Others] = nodes_of(Config),
+    Name = pt_peer:node(Leaver),
+    ?assertEqual(ok, pt_cluster:service(Leaver, leave, [])),
+    ?wait(pt_cluster:members(Leaver) =:= [Name]),
+    ?wait(healthy(graph(Others))),
+    ?wait(not lists:any(fun(N) -> lists:member(Name, pt_cluster:neighbours(N)) end, Others)),
+    %% And back again.
+    ?assertEqual(ok, pt_cluster:service(Leaver, join, [pt_peer:node(hd(Others))])),
+    ?wait(healthy(graph([Leaver | Others]))),
+    routed([Leaver | Others]).
+
+%% A shell that fails takes the overlay with it; both come back, by the neighbours' word.
+restart(Config) ->
+    [Failing | _] = Nodes = nodes_of(Config),
+    true = pt_peer:eval(Failing, fun() -> exit(whereis(partisan_overlay_shell), kill) end),
+    ?wait(pt_peer:eval(Failing, fun() -> is_pid(whereis(partisan_overlay_shell)) end)),
+    ?wait(healthy(graph(Nodes))),
+    ok = pt_peer:call(Failing, pt_heard, send, [after_restart, x]),
+    ?wait(all_heard(after_restart, Nodes)).
