@@ -139,6 +139,12 @@ check-asan-vm: ct-build build/asan/partisan_drv.so ## suites with the object und
 	@cp build/asan/partisan_drv.so build/asan-app/priv/
 	@SUITES='$(or $(SUITE),$(ASAN_SUITES))' CASES='$(CASE)' CT_ASAN=1 test/run/ct asan-vm auto build/asan-app/ebin
 
+# The overlays on SCALE_NODES real nodes, each a VM of about 20 MB with one scheduler.
+SCALE_NODES ?= 64
+.PHONY: check-scale
+check-scale: ct-build ## HyParView, broadcast and relay on 64 real nodes; SCALE_NODES for more
+	@SUITES=overlay_SUITE OVERLAY_NODES=$(SCALE_NODES) test/run/ct scale auto ebin
+
 # --- rebar3 ------------------------------------------------------------------------------------------
 check-rebar3: ## rebar3 compile, from a clean copy, without a network
 	@test/run/rebar3
