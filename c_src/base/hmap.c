@@ -7,6 +7,8 @@ struct pt_hmap_slot {
     void *value;
 };
 
+enum { LEAST = 16, SMALL = 256 }; /* slots */
+
 /* Fibonacci mixing: sender keys are built from small consecutive numbers. */
 static size_t place(const struct pt_hmap *m, uint64_t key)
 {
@@ -54,29 +56,35 @@ static void put_new(struct pt_hmap *m, uint64_t key, void *value)
     m->slots[i].value = value;
 }
 
-static int grow(struct pt_hmap *m)
-{
-    struct pt_hmap bigger = {.count = m->count};
-    size_t old = m->slots ? m->mask + 1 : 0;
-    size_t cap = old ? old * 2 : 16;
+static size_t capacity(const struct pt_hmap *m) { return m->slots ? m->mask + 1 : 0; }
 
-    bigger.mask = cap - 1;
-    bigger.slots = pt_zalloc(cap * sizeof *bigger.slots);
-    if (!bigger.slots)
+static int resize(struct pt_hmap *m, size_t cap)
+{
+    struct pt_hmap other = {.count = m->count, .mask = cap - 1};
+
+    other.slots = pt_zalloc(cap * sizeof *other.slots);
+    if (!other.slots)
         return -ENOMEM;
-    for (size_t i = 0; i < old; i++)
+    for (size_t i = 0; i < capacity(m); i++)
         if (m->slots[i].key)
-            put_new(&bigger, m->slots[i].key, m->slots[i].value);
+            put_new(&other, m->slots[i].key, m->slots[i].value);
     pt_free(m->slots);
-    *m = bigger;
+    *m = other;
     return 0;
+}
+
+void pt_hmap_trim(struct pt_hmap *m)
+{
+    size_t cap = capacity(m);
+    if (cap > SMALL && m->count * 8 <= cap)
+        (void)resize(m, cap / 2);
 }
 
 int pt_hmap_put(struct pt_hmap *m, uint64_t key, void *value)
 {
     /* three quarters full at most */
     if (!m->slots || (m->count + 1) * 4 > (m->mask + 1) * 3) {
-        int rc = grow(m);
+        int rc = resize(m, PT_MAX(2 * capacity(m), (size_t)LEAST));
         if (rc)
             return rc;
     }

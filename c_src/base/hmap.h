@@ -18,6 +18,8 @@ void *pt_hmap_get(const struct pt_hmap *m, uint64_t key);
 /* Key must not be present. 0 or -ENOMEM (map unchanged). */
 int pt_hmap_put(struct pt_hmap *m, uint64_t key, void *value);
 void *pt_hmap_del(struct pt_hmap *m, uint64_t key); /* the value it had, or NULL */
+/* Halves a table that is an eighth full at most; a small one stays. No memory: nothing happens. */
+void pt_hmap_trim(struct pt_hmap *m);
 /* Walks all values in no order; start with *pos = 0; NULL at the end. No change while walking. */
 void *pt_hmap_next(const struct pt_hmap *m, size_t *pos);
 

@@ -34,6 +34,7 @@ const char *pt_strerror(int err)
     case PT_E_BAD_NUMBER: return "message number out of sequence";
     case PT_E_BAD_TRANSFER: return "chunk does not fit its message";
     case PT_E_TOO_LARGE: return "message larger than the limit";
+    case PT_E_ROOM: return "too many large messages at a time (see option max_message)";
     case PT_E_HELD_LIMIT: return "too much data held back for order";
     case PT_E_MORE: return "input ends too early";
     default: return err < 0 && err > PT_E_FIRST ? strerror(-err) : "unknown error";

@@ -30,6 +30,7 @@ enum pt_error {
     PT_E_BAD_NUMBER,   /* message number repeated or too far ahead */
     PT_E_BAD_TRANSFER, /* chunk outside its message, or contradicting an earlier chunk */
     PT_E_TOO_LARGE,    /* message beyond the configured maximum */
+    PT_E_ROOM,         /* more large messages begun at a time than there is room for */
     PT_E_HELD_LIMIT,   /* the peer made us hold more than the protocol allows */
     PT_E_MORE,         /* not an error for the peer: the input ends too early, read on */
 };

@@ -89,6 +89,17 @@ void pt_msg_pool_free(struct pt_msg_pool *pool)
     *pool = (struct pt_msg_pool){0};
 }
 
+void pt_msg_pool_trim(struct pt_msg_pool *pool)
+{
+    unsigned keep = PT_MAX(pool->count / 2, (unsigned)PT_MSG_POOL_FLOOR);
+    while (pool->count > keep) {
+        void *p = pool->free;
+        pool->free = *(void **)p;
+        pool->count--;
+        pt_free(p);
+    }
+}
+
 static void *pool_get(struct pt_msg_pool *pool)
 {
     void *p = pool->free;

@@ -45,6 +45,10 @@ struct pt_msg_pool {
     unsigned count;
 };
 void pt_msg_pool_free(struct pt_msg_pool *pool); /* after all its messages */
+/* Gives back half of the blocks that lie unused, but for PT_MSG_POOL_FLOOR of them. Called now and
+ * then it takes a pool that is not used any more to the floor, and costs one that is little. */
+enum { PT_MSG_POOL_FLOOR = 32 };
+void pt_msg_pool_trim(struct pt_msg_pool *pool);
 
 struct pt_flow;
 struct pt_epoch;

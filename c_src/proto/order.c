@@ -147,6 +147,16 @@ int pt_order_delivered(struct pt_order_rx *o, uint64_t number)
     return 0;
 }
 
+void pt_order_trim(struct pt_order_rx *o)
+{
+    if (!o->beyond && o->span > PT_ORDER_SPAN_SMALL) {
+        pt_free(o->bits);
+        o->bits = NULL;
+        o->span = 0;
+    }
+    pt_hmap_trim(&o->waiting);
+}
+
 struct pt_held *pt_order_ready(struct pt_order_rx *o)
 {
     struct pt_list *n = pt_list_pop(&o->ready);

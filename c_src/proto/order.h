@@ -47,6 +47,9 @@ int pt_order_hold(struct pt_order_rx *o, struct pt_held *h);
 /* `number` was delivered; what that sets free moves to the ready list. 0, -ENOMEM,
  * PT_E_BAD_NUMBER (delivered before, or too far ahead). */
 int pt_order_delivered(struct pt_order_rx *o, uint64_t number);
+/* Gives the bitmap back if nothing is in it and it grew beyond PT_ORDER_SPAN_SMALL. For now and then. */
+#define PT_ORDER_SPAN_SMALL (UINT64_C(1) << 16)
+void pt_order_trim(struct pt_order_rx *o);
 struct pt_held *pt_order_ready(struct pt_order_rx *o); /* next one set free, now the caller's */
 
 #endif

@@ -13,6 +13,7 @@ void pt_rx_init(struct pt_rx *r, const struct pt_rx_ops *ops, void *host, uint64
     r->ops = ops;
     r->host = host;
     r->max_message = max_message;
+    r->max_room = UINT64_MAX;
     r->auth = auth;
     r->atom_cache = true;
     pt_order_init(&r->order);
@@ -38,6 +39,12 @@ void pt_rx_free(struct pt_rx *r)
     pt_atom_table_free(&r->atoms);
     if (r->group.bin)
         r->ops->bin_unref(r->group.bin);
+}
+
+void pt_rx_trim(struct pt_rx *r)
+{
+    pt_order_trim(&r->order);
+    pt_hmap_trim(&r->transfers);
 }
 
 /* ---- delivery in order ---- */
@@ -234,8 +241,10 @@ static struct pt_transfer *new_transfer(struct pt_rx *r, const struct pt_frame *
     t->id = f->transfer;
     t->room = f->room;
     t->bin = r->ops->bin_new((size_t)f->room);
-    if (t->bin && !pt_hmap_put(&r->transfers, t->id, t))
+    if (t->bin && !pt_hmap_put(&r->transfers, t->id, t)) {
+        r->room += t->room;
         return t;
+    }
     if (t->bin)
         r->ops->bin_unref(t->bin);
     pt_free(t);
@@ -248,6 +257,8 @@ int pt_rx_transfer(struct pt_rx *r, const struct pt_frame *f, struct pt_transfer
 
     if (f->room > r->max_message)
         return PT_E_TOO_LARGE;
+    if (f->room > (t ? t->room : 0) && f->room - (t ? t->room : 0) > r->max_room - r->room)
+        return PT_E_ROOM;
     if (!t) {
         if (r->transfers.count >= PT_RX_TRANSFERS)
             return PT_E_BAD_TRANSFER;
@@ -260,6 +271,7 @@ int pt_rx_transfer(struct pt_rx *r, const struct pt_frame *f, struct pt_transfer
         if (!bin)
             return -ENOMEM;
         t->bin = bin;
+        r->room += f->room - t->room;
         t->room = f->room;
     }
     int rc = pt_transfer_claim(t, f);
@@ -279,6 +291,7 @@ int pt_rx_chunk_arrived(struct pt_rx *r, struct pt_transfer *t, size_t len)
         .number = t->number, .after = t->after, .flags = t->fence ? PT_FRAME_FENCE : 0};
     void *bin = t->bin;
     size_t total = (size_t)t->total;
+    r->room -= t->room;
     pt_hmap_del(&r->transfers, t->id);
     pt_free(t);
     int rc = pt_rx_packet(r, &f, bin, r->ops->bin_data(bin), total);
@@ -291,6 +304,7 @@ int pt_rx_drop(struct pt_rx *r, uint64_t id)
     struct pt_transfer *t = pt_hmap_get(&r->transfers, id);
     if (!t || t->under_way)
         return PT_E_BAD_TRANSFER;
+    r->room -= t->room;
     pt_hmap_del(&r->transfers, id);
     r->ops->bin_unref(t->bin);
     pt_free(t);

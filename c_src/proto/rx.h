@@ -67,6 +67,7 @@ struct pt_rx {
     struct pt_atom_table atoms; /* what the VM was told, and has in its cache */
     bool atom_cache;            /* it has one; without, references would crash OTP 25 */
     struct pt_hmap transfers;
+    uint64_t room, max_room; /* of the transfers: the sum, and its limit */
     /* Small packets ready to be delivered, copied from the lane's buffer. One allocation for
      * several; one that stays in a mailbox keeps no more than PT_RX_GROUP bytes alive. */
     struct {
@@ -85,6 +86,7 @@ struct pt_rx {
                                  more than the VM was told, which would exchange atoms */
 };
 
+/* max_room starts as UINT64_MAX. */
 void pt_rx_init(struct pt_rx *r, const struct pt_rx_ops *ops, void *host, uint64_t max_message,
                 const uint8_t auth[PT_FRAME_AUTH_LEN]); /* auth stays the caller's */
 void pt_rx_free(struct pt_rx *r);
@@ -96,6 +98,9 @@ int pt_rx_space(struct pt_rx *r, struct pt_rx_lane *l, struct iovec iov[2]);
 /* n bytes were read there. 0; PT_E_*; -ENOMEM; or what deliver returned if < 0. Any error ends the
  * session. `first`: this is lane 0, which opens with AUTH. */
 int pt_rx_got(struct pt_rx *r, struct pt_rx_lane *l, size_t n, bool first);
+
+/* Gives back memory that a peak needed; for now and then. */
+void pt_rx_trim(struct pt_rx *r);
 
 /* Should an ACK be sent now even if nothing else is? And its value (piggy-backed when it differs
  * from r->acked); pt_rx_ack_sent() notes that it was. */

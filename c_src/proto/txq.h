@@ -119,6 +119,11 @@ int pt_txq_next(struct pt_txq *q, unsigned lane, unsigned want, size_t chunk, st
  * tried again by the next pt_txq_next(). */
 int pt_txq_emitted(struct pt_txq *q, const struct pt_emit *e);
 
+/* Gives back half of the memory kept for unacknowledged numbers, if most of it is unused. Meant to be
+ * called now and then: what is needed again grows again. No memory: nothing happens. */
+void pt_txq_trim(struct pt_txq *q);
+size_t pt_txq_memory(const struct pt_txq *q); /* bytes kept for unacknowledged numbers */
+
 /* The peer delivered everything up to `number`. 0, or PT_E_BAD_NUMBER if that was never sent. */
 int pt_txq_ack(struct pt_txq *q, uint64_t number);
 

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 
+enum { RING_LEAST = 256, RING_SMALL = 1024 };
+
 struct pt_flow *pt_flow_get(struct pt_txq *q, uint64_t key)
 {
     if (q->hot && q->hot->key == key)
@@ -49,23 +51,57 @@ void pt_flow_free_all(struct pt_txq *q)
     q->spare = q->hot = NULL;
 }
 
-int pt_unacked_reserve(struct pt_txq *q)
+static size_t ring_size(const struct pt_txq *q) { return q->ring ? q->ring_mask + 1 : 0; }
+
+/* size: a power of two, larger than what is unacknowledged. */
+static int resize_ring(struct pt_txq *q, size_t size)
 {
-    uint64_t used = q->next_number - 1 - q->acked;
-    size_t cap = q->ring ? q->ring_mask + 1 : 0;
-    if (used < cap)
-        return 0;
-    size_t bigger = cap ? cap * 2 : 256;
-    struct pt_unacked *ring = pt_alloc(bigger * sizeof *ring);
+    struct pt_unacked *ring = pt_alloc(size * sizeof *ring);
     if (!ring)
         return -ENOMEM;
     for (uint64_t n = q->acked + 1; q->ring && n < q->next_number; n++)
-        ring[n & (bigger - 1)] = q->ring[n & q->ring_mask];
+        ring[n & (size - 1)] = q->ring[n & q->ring_mask];
     pt_free(q->ring);
     q->ring = ring;
-    q->ring_mask = bigger - 1;
+    q->ring_mask = size - 1;
     return 0;
 }
+
+int pt_unacked_reserve(struct pt_txq *q)
+{
+    size_t size = ring_size(q);
+    if (pt_txq_unacked(q) < size)
+        return 0;
+    return resize_ring(q, PT_MAX(2 * size, (size_t)RING_LEAST));
+}
+
+/* Half of the flows kept for re-use: the rear half, as the front is used first. */
+static void trim_spare(struct pt_txq *q)
+{
+    struct pt_flow **end = &q->spare;
+    bool odd = false;
+    for (struct pt_flow *f = q->spare; f; f = f->next_spare, odd = !odd)
+        if (odd)
+            end = &(*end)->next_spare;
+    struct pt_flow *f = *end;
+    *end = NULL;
+    while (f) {
+        struct pt_flow *next = f->next_spare;
+        pt_free(f);
+        f = next;
+    }
+}
+
+void pt_txq_trim(struct pt_txq *q)
+{
+    size_t size = ring_size(q);
+    if (size > RING_SMALL && pt_txq_unacked(q) * 8 <= size)
+        (void)resize_ring(q, size / 2);
+    trim_spare(q);
+    pt_hmap_trim(&q->flows);
+}
+
+size_t pt_txq_memory(const struct pt_txq *q) { return ring_size(q) * sizeof(struct pt_unacked); }
 
 void pt_unacked_add(struct pt_txq *q, struct pt_flow *f, size_t speculative)
 {

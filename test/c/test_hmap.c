@@ -166,8 +166,40 @@ START_TEST(list)
 }
 END_TEST
 
+/* A table that was large gets small step by step, with all that is still in it. */
+START_TEST(trim)
+{
+    static char value;
+    struct pt_hmap m;
+    enum { MANY = 5000, FEW = 40 };
+
+    sup_alloc_fail_at(0);
+    pt_hmap_init(&m);
+    pt_hmap_trim(&m);
+    for (uint64_t k = 1; k <= MANY; k++)
+        sup_must(pt_hmap_put(&m, k << 20, &value) == 0);
+    size_t large = m.mask;
+    pt_hmap_trim(&m);
+    ck_assert_uint_eq(m.mask, large); /* it is full */
+    for (uint64_t k = FEW + 1; k <= MANY; k++)
+        sup_must(pt_hmap_del(&m, k << 20) == &value);
+    sup_alloc_fail_at(1);
+    pt_hmap_trim(&m);
+    ck_assert_uint_eq(m.mask, large);
+    sup_alloc_fail_at(0);
+    for (unsigned i = 0; i < 20; i++)
+        pt_hmap_trim(&m);
+    ck_assert_uint_lt(m.mask, 8 * FEW);
+    ck_assert_uint_eq(m.count, FEW);
+    for (uint64_t k = 1; k <= MANY; k++)
+        sup_must((pt_hmap_get(&m, k << 20) == &value) == (k <= FEW));
+    pt_hmap_free(&m);
+    ck_assert_uint_eq(sup_alloc_live(), 0);
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *tests[] = {model, out_of_memory_leaves_the_map_as_it_was, empty_map, list};
+    const TTest *tests[] = {trim, model, out_of_memory_leaves_the_map_as_it_was, empty_map, list};
     return SUP_MAIN("hmap", tests);
 }

@@ -182,6 +182,16 @@ START_TEST(pool)
         ck_assert_uint_gt(pool.count, 0);
         ck_assert_uint_eq(sup_alloc_live(), pool.count);
     }
+    /* in quiet it goes down to the floor, and what is out comes back to it */
+    struct pt_msg *out_of_it = pt_msg_new_in(&pool, &src, &sup_owner_ops);
+    unsigned full = pool.count;
+    pt_msg_pool_trim(&pool);
+    ck_assert_uint_eq(pool.count, full / 2);
+    for (unsigned i = 0; i < 20; i++)
+        pt_msg_pool_trim(&pool);
+    ck_assert_uint_eq(pool.count, PT_MSG_POOL_FLOOR);
+    ck_assert_uint_eq(sup_alloc_live(), PT_MSG_POOL_FLOOR + 1);
+    pt_msg_free(out_of_it, &sup_owner_ops);
     pt_msg_pool_free(&pool);
     ck_assert_uint_eq(sup_alloc_live(), 0);
     sup_alloc_fail_at(1);

@@ -389,6 +389,37 @@ START_TEST(the_whole_span)
 END_TEST
 
 /* Numbers in random order, the ring going round many times, against an array of bits. */
+/* The bitmap goes when nothing is beyond the watermark, not before, and comes back when needed. */
+START_TEST(the_bitmap_is_given_back)
+{
+    const uint64_t far = 4 * PT_ORDER_SPAN_SMALL;
+    struct pt_order_rx o;
+
+    sup_alloc_fail_at(0);
+    pt_order_init(&o);
+    sup_must(pt_order_delivered(&o, far) == 0);
+    pt_order_trim(&o);
+    ck_assert_ptr_nonnull(o.bits);
+    ck_assert_int_eq(pt_order_check(&o, far, 0, false), PT_E_BAD_NUMBER); /* it is known */
+    for (uint64_t n = 1; n < far; n++)
+        sup_must(pt_order_delivered(&o, n) == 0);
+    ck_assert_uint_eq(o.watermark, far);
+    pt_order_trim(&o);
+    ck_assert_ptr_null(o.bits);
+    ck_assert_int_eq(pt_order_check(&o, far, 0, false), PT_E_BAD_NUMBER);
+    sup_must(pt_order_delivered(&o, far + 3) == 0);
+    ck_assert_int_eq(pt_order_check(&o, far + 3, 0, false), PT_E_BAD_NUMBER);
+    ck_assert_int_eq(pt_order_check(&o, far + 4, far + 3, false), 1);
+    pt_order_trim(&o); /* a small one stays */
+    sup_must(pt_order_delivered(&o, far + 1) == 0 && pt_order_delivered(&o, far + 2) == 0);
+    ck_assert_uint_eq(o.watermark, far + 3);
+    pt_order_trim(&o);
+    ck_assert_ptr_nonnull(o.bits);
+    pt_order_free(&o, NULL, NULL);
+    ck_assert_uint_eq(sup_alloc_live(), 0);
+}
+END_TEST
+
 START_TEST(watermark_model)
 {
     enum { COUNT = 200000, WINDOW = 3000 };
@@ -465,13 +496,10 @@ END_TEST
 
 int main(void)
 {
-    const TTest *tests[] = {all_interleavings,
-                            interleavings_of_six,
-                            broken_rules_are_seen,
-                            refused_numbers,
-                            the_whole_span,
-                            watermark_model,
-                            held_ones_are_dropped_at_the_end,
+    const TTest *tests[] = {all_interleavings,     interleavings_of_six,
+                            broken_rules_are_seen, refused_numbers,
+                            the_whole_span,        the_bitmap_is_given_back,
+                            watermark_model,       held_ones_are_dropped_at_the_end,
                             out_of_memory};
     return SUP_MAIN("order", tests);
 }

@@ -551,6 +551,30 @@ START_TEST(unfinished_transfers_are_bounded)
 }
 END_TEST
 
+/* What unfinished transfers may take together has a limit; those that ended do not count. */
+START_TEST(room_of_transfers_is_bounded)
+{
+    struct host h;
+
+    start(&h);
+    h.rx.max_room = 1000;
+    put_chunk(0, 1, 600, 0, 1, false, 0, 0);
+    put_chunk(0, 2, 400, 0, 1, false, 0, 0);
+    ck_assert_int_eq(read_lane(&h, 0, SIZE_MAX), 0);
+    ck_assert_uint_eq(h.rx.room, 1000);
+    put_frame(0, &(struct pt_frame){.type = PT_FRAME_DROP, .transfer = 2});
+    put_chunk(0, 3, 300, 0, 1, false, 0, 0);
+    put_chunk(0, 3, 400, 1, 1, false, 0, 0); /* grows to just the limit */
+    put_chunk(0, 1, 600, 1, 599, true, 1, 0);
+    ck_assert_int_eq(read_lane(&h, 0, SIZE_MAX), 0);
+    ck_assert_uint_eq(h.n, 1);
+    ck_assert_uint_eq(h.rx.room, 400);
+    put_chunk(0, 4, 601, 0, 1, false, 0, 0);
+    ck_assert_int_eq(read_lane(&h, 0, SIZE_MAX), PT_E_ROOM);
+    host_free(&h);
+}
+END_TEST
+
 /* ---- authentication, acknowledgements, errors ---- */
 
 static int with_auth(unsigned lane, const uint8_t *mac, unsigned times, size_t cut, unsigned *n)
@@ -727,6 +751,7 @@ int main(void)
                             dropped_and_unfinished,
                             bad_transfers,
                             unfinished_transfers_are_bounded,
+                            room_of_transfers_is_bounded,
                             authentication,
                             acknowledgements_are_due,
                             garbage_is_named,

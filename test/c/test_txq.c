@@ -584,6 +584,43 @@ START_TEST(no_overtaking_after_a_failure)
 }
 END_TEST
 
+/* Many unacknowledged numbers and flows, then few: memory goes, what is unacknowledged stays known. */
+START_TEST(memory_is_given_back)
+{
+    enum { MANY = 20000 };
+    struct pt_txq q;
+
+    init(&q, 2);
+    for (uint64_t k = 1; k <= MANY; k++) {
+        small(&q, k);
+        sup_must(pull(&q, 0, BOTH).rc == 1);
+    }
+    size_t before = sup_alloc_live(), large = pt_txq_memory(&q);
+    pt_txq_trim(&q);
+    ck_assert_uint_eq(pt_txq_memory(&q), large); /* all of it is used */
+    ck_assert_int_eq(pt_txq_ack(&q, MANY - 100), 0);
+    ck_assert_uint_eq(pt_txq_flows(&q), 100);
+    ck_assert_uint_eq(sup_alloc_live(), before);
+    sup_alloc_fail_at(1);
+    pt_txq_trim(&q);
+    ck_assert_uint_eq(pt_txq_memory(&q), large);
+    sup_alloc_fail_at(0);
+    for (unsigned i = 0; i < 20; i++)
+        pt_txq_trim(&q);
+    ck_assert_uint_le(pt_txq_memory(&q), large / 16);
+    ck_assert_uint_lt(sup_alloc_live(), 200);
+    ck_assert_uint_eq(pt_txq_unacked(&q), 100);
+    /* a flow with an unacknowledged message still names it, one without does not */
+    small(&q, MANY);
+    ck_assert_uint_eq(pull(&q, 1, BOTH).frame.after, MANY);
+    small(&q, 1);
+    ck_assert_uint_eq(pull(&q, 1, BOTH).frame.after, 0);
+    ck_assert_int_eq(pt_txq_ack(&q, MANY + 2), 0);
+    ck_assert_uint_eq(pt_txq_flows(&q), 0);
+    done(&q);
+}
+END_TEST
+
 START_TEST(out_of_memory)
 {
     size_t n = 1;
@@ -612,6 +649,7 @@ int main(void)
                             put_aside_for_the_lane_that_may_take_it,
                             unacknowledged_numbers_are_bounded,
                             no_overtaking_after_a_failure,
+                            memory_is_given_back,
                             out_of_memory};
     return SUP_MAIN("txq", tests);
 }
