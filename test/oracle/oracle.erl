@@ -191,9 +191,11 @@ blockers(Nodes) ->
 
 disconnect_all(Nodes) ->
     [pt_peer:call(P, erlang, disconnect_node, [pt_peer:node(Q)]) || P <- Nodes, Q <- Nodes, P =/= Q],
-    case pt_peer:wait(fun() -> lists:all(fun(P) -> [] =:= pt_peer:call(P, erlang, nodes, []) end,
-                                         Nodes)
-                      end, ?PATIENCE_MS) of
+    Alone = fun(P) ->
+                    [] =:= pt_peer:call(P, erlang, nodes, [])
+                        andalso [] =:= pt_peer:call(P, oracle_node, connected, [])
+            end,
+    case pt_peer:wait(fun() -> lists:all(Alone, Nodes) end, ?PATIENCE_MS) of
         true -> ok;
         false -> {failed, nodes_do_not_disconnect}
     end.

@@ -3,10 +3,10 @@
 -module(oracle_node).
 
 -export([init/2, prepare/1, go/1, ctl/1, idle/0, live_mortals/0, report/0, waiting_for/0, quit/0]).
--export([violations/0, chaos/2, chaos_stop/0, lanes_paused/0]).
+-export([violations/0, chaos/2, chaos_stop/0, lanes_paused/0, connected/0]).
 
 -record(st, {hubs = [], mortals = #{}, done = #{}, stats = [], violations = [], chaos = [],
-             paused = {0, 0}}).
+             paused = {0, 0}, connected = []}).
 
 -define(MAX_VIOLATIONS, 200).
 %% Test verbs of the port, docs/architecture.md.
@@ -20,6 +20,7 @@ init(Seed, PoolSeed) ->
     spawn(fun() ->
               register(?MODULE, self()),
               oracle_gen:seed({Seed, node}),
+              ok = net_kernel:monitor_nodes(true),
               Self ! {ready, self()},
               loop(#st{})
           end),
@@ -45,6 +46,10 @@ report() -> call(report).
 chaos(Lanes, Seed) -> call({chaos, Lanes, Seed}).
 chaos_stop() -> call(chaos_stop).
 lanes_paused() -> call(lanes_paused).
+%% The nodes that monitors of nodes know as up. nodes/0 is ahead of them: the VM first cleans up after a
+%% lost connection, which may take it a while, and then tells of nodedown. Who begins to monitor in
+%% between gets the nodedown of a connection he has never seen.
+connected() -> call(connected).
 
 %% Spawn requests and children of all hubs that are not finished.
 idle() ->
@@ -86,6 +91,10 @@ loop(S) ->
                                        true -> S#st.violations ++ [V];
                                        false -> S#st.violations
                                    end});
+        {nodeup, N} ->
+            loop(S#st{connected = [N | S#st.connected]});
+        {nodedown, N} ->
+            loop(S#st{connected = lists:delete(N, S#st.connected)});
         {paused, Applied, Refused} ->
             {A, R} = S#st.paused,
             loop(S#st{paused = {A + Applied, R + Refused}});
@@ -124,7 +133,8 @@ handle(chaos_stop, S) ->
     [P ! stop || P <- S#st.chaos],
     [receive {'DOWN', R, process, _, _} -> ok end || R <- Refs],
     {ok, S#st{chaos = []}};
-handle(lanes_paused, S) -> {S#st.paused, S}.
+handle(lanes_paused, S) -> {S#st.paused, S};
+handle(connected, S) -> {S#st.connected, S}.
 
 %% ---- chaos ---------------------------------------------------------------------------------
 
