@@ -225,5 +225,5 @@ give(Driver, Socket, Pid, Message) ->
 words({too_long, Length}) -> io_lib:format("a packet of ~b bytes", [Length]);
 words(closed) -> "closed";
 words(timeout) -> "no answer in time";
-words(Reason) when is_atom(Reason) -> inet:format_error(Reason);
+words(Reason) when is_atom(Reason) -> partisan_dist_listen:text(Reason);
 words(Reason) -> io_lib:format("~0tp", [Reason]).

@@ -15,7 +15,7 @@
 
 -export([listen/3, accept/2]).
 -export([accept_loop/1, door/6, half_open/2]).
--export([authenticated/1, connection_up/1, recv_packet/3, left/1, deadline/1]).
+-export([authenticated/1, connection_up/1, recv_packet/3, left/1, deadline/1, text/1]).
 
 -export_type([gate/0]).
 
@@ -148,6 +148,8 @@ accept_loop(#{driver := Driver, listen := Listen} = State0) ->
             ?MODULE:accept_loop(State)
     end.
 
+%% inet:format_error/1 has words for POSIX errors only.
+-spec text(atom()) -> string().
 text(Reason) ->
     case inet:format_error(Reason) of
         "unknown POSIX" ++ _ -> atom_to_list(Reason);
