@@ -15,8 +15,8 @@
 -define(CONF, {?MODULE, conf}).
 -define(MB, (1024 * 1024)).
 
--type name() :: lanes | backend | max_queue | max_message | max_half_open | notsent_lowat |
-                user_timeout | congestion | plain_peers | flush_timeout.
+-type name() :: lanes | backend | max_queue | max_queue_node | max_message | max_half_open |
+                notsent_lowat | user_timeout | congestion | plain_peers | flush_timeout.
 -type conf() :: #{name() => term()}.
 -export_type([conf/0, name/0]).
 
@@ -26,6 +26,8 @@ table() ->
      {backend, {word, [auto, uring, poll]}, auto},
      %% bytes queued for a peer before senders are suspended
      {max_queue, {integer, 65536, 1 bsl 60}, auto},
+      %% the same over all peers, before those above their share are suspended
+     {max_queue_node, {integer, 1 bsl 20, 1 bsl 60}, auto},
      %% bytes of one message that a peer may send
      {max_message, {integer, 65536, 1 bsl 60}, auto},
      {max_half_open, {integer, 1, 100000}, 128},
@@ -148,7 +150,13 @@ shown(Value) ->
 %% and puts the options in force.
 -spec complete(conf(), pos_integer(), pos_integer()) -> conf().
 complete(Conf, Ram, TickTime) ->
-    Auto = #{max_queue => default_max_queue(Ram),
+    MaxQueue = case maps:get(max_queue, Conf) of
+                   auto -> default_max_queue(Ram);
+                   Bytes -> Bytes
+               end,
+    Auto = #{max_queue => MaxQueue,
+             %% Four peers that stand still at the default; no less than what one peer may have.
+             max_queue_node => max(Ram div 8, MaxQueue),
              %% A message beyond the memory cannot arrive anyway; 4 GB is what one packet of
              %% inet_tcp may hold.
              max_message => max(Ram, 4096 * ?MB),

@@ -203,7 +203,7 @@ start_loop(Loaded) ->
     Ram = maps:get(ram, partisan_nif:info(), 2 bsl 30),
     Conf = partisan_dist_conf:complete(Loaded, Ram, net_ticktime()),
     case partisan_nif:start(maps:with([backend, notsent_lowat, user_timeout, flush_timeout,
-                                       congestion], Conf)) of
+                                       max_queue_node, congestion], Conf)) of
         {ok, Reason} ->
             ?LOG_INFO("partisan: ~ts", [Reason]),
             {ok, Conf};

@@ -28,7 +28,8 @@ load(Path) ->
 
 %% Starts the loop thread, once per VM; later calls return the first one's answer.
 %% Keys: backend (auto | uring | poll), notsent_lowat (bytes), user_timeout and flush_timeout (ms),
-%% congestion (the name of a congestion control, "" for the system's).
+%% max_queue_node (bytes queued over all peers), congestion (the name of a congestion control, "" for
+%% the system's).
 %% The last caller gets {partisan_loop_failed, Text :: string()} if the loop's backend fails later.
 -spec start(map()) -> {ok, Reason :: string()} | {error, string()}.
 start(Opts) -> stub(?FUNCTION_NAME, [Opts]).

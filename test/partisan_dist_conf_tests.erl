@@ -61,6 +61,17 @@ refused_backend_of_the_process_environment_test() ->
     {error, Line} = partisan_dist_conf:check([], [], "iouring"),
     ?assertNotEqual(nomatch, string:find(Line, "PARTISAN_BACKEND=iouring")).
 
+%% The limit of the node follows the machine, but leaves room for one peer's.
+max_queue_node_test() ->
+    MB = 1024 * 1024,
+    Complete = fun(Args, Ram) ->
+                       {ok, Conf} = check(Args),
+                       value(max_queue_node, {ok, partisan_dist_conf:complete(Conf, Ram, 60)})
+               end,
+    ?assertEqual(1024 * MB, Complete([], 8192 * MB)),
+    ?assertEqual(2000000000, Complete([["max_queue", "2000000000"]], 8192 * MB)),
+    ?assertEqual(5000000, Complete([["max_queue_node", "5000000"]], 8192 * MB)).
+
 max_queue_test() ->
     MB = 1024 * 1024,
     ?assertEqual(64 * MB, partisan_dist_conf:default_max_queue(512 * MB)),

@@ -226,12 +226,6 @@ int pt_chan_look(struct pt_chan *c)
 
 /* ---- sending ---- */
 
-static bool is_full(const struct pt_chan *c)
-{
-    return c->s.txq.bytes + c->s.waiting_bytes > c->s.max_queue ||
-           c->s.txq.messages + c->s.waiting_messages > PT_QUEUE_MESSAGES;
-}
-
 static int queue(struct pt_chan *c, struct pt_msg *m, const uint8_t *key, size_t key_len)
 {
     struct pt_msg *old;
@@ -275,7 +269,7 @@ int pt_chan_send(struct pt_chan *c, struct pt_msg *m, uint32_t lane_hash, const 
     pthread_mutex_lock(&c->s.lock);
     if (c->gone) {
         rc = PT_CHAN_CLOSED;
-    } else if (is_full(c)) {
+    } else if (pt_stream_is_full(&c->s)) {
         c->busy_count++;
         rc = wait->kind == PT_CHAN_NO_WAIT ? 0 : enter(c, wait, id);
         rc = rc ? rc : PT_CHAN_BUSY;
@@ -283,6 +277,7 @@ int pt_chan_send(struct pt_chan *c, struct pt_msg *m, uint32_t lane_hash, const 
         rc = queue(c, m, key, key_len);
         if (!rc) {
             c->since_flush++;
+            pt_cap_account(&c->s);
             flush(c, lane_hash);
         }
     }

@@ -173,6 +173,9 @@ static ERL_NIF_TERM session_map(ErlNifEnv *env, struct pt_peer *p)
     put_n(&m, "queue_bytes", p->s.txq.bytes);
     put_n(&m, "queue_messages", p->s.txq.messages);
     put_n(&m, "queue_max", p->s.max_queue);
+    put_n(&m, "pool_bytes", p->s.pool.count * (uint64_t)PT_MSG_POOL_BLOCK);
+    put_n(&m, "unacked_bytes", pt_txq_memory(&p->s.txq));
+    put_n(&m, "transfers_in_room", atomic_load(&p->s.seen.room));
     put_n(&m, "flows", pt_txq_flows(&p->s.txq));
     put_n(&m, "unacked", pt_txq_unacked(&p->s.txq));
     put_n(&m, "speculative_bytes", p->s.txq.speculative);
@@ -254,6 +257,7 @@ ERL_NIF_TERM pt_nif_info(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
     put_n(&m, "sessions", sessions);
     put_n(&m, "sessions_total", atomic_load(&pt_node.sessions_total));
     put_n(&m, "queue_bytes", queued);
+    put_n(&m, "queue_max", pt_node.max_queue);
     put_n(&m, "ram", pt_node.ram);
     if (loop) {
         pt_loop_stats(loop, &st);

@@ -21,6 +21,7 @@ static void init(void)
     pt_host_init();
     pt_list_init(&pt_node.peers);
     pt_node.flush_timeout_ms = 5000;
+    pt_node.max_queue = UINT64_MAX;
     long pages = sysconf(_SC_PHYS_PAGES);
     long page = sysconf(_SC_PAGESIZE);
     pt_node.ram = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
@@ -127,6 +128,8 @@ int pt_node_start(const struct pt_node_opts *o)
             snprintf(n->congestion, sizeof n->congestion, "%s", o->congestion);
             n->sock.congestion = n->congestion;
         }
+        if (o->max_queue)
+            n->max_queue = o->max_queue;
         if (o->flush_timeout_ms)
             n->flush_timeout_ms = o->flush_timeout_ms;
         struct pt_loop *loop;

@@ -18,7 +18,8 @@ struct pt_node {
     char congestion[32];
     unsigned flush_timeout_ms; /* no byte leaves for so long: a closing port gives up */
     uint64_t ram;
-    bool break_order; /* PARTISAN_TEST_BREAK_ORDER: mutation for the order tests */
+    uint64_t max_queue; /* bytes over all streams */
+    bool break_order;   /* PARTISAN_TEST_BREAK_ORDER: mutation for the order tests */
     /* lock */
     pthread_mutex_t lock;
     struct pt_list peers; /* struct pt_peer.node_link */
@@ -28,6 +29,7 @@ struct pt_node {
     uint64_t loop_failures, loop_failed_at; /* ns */
     /* any thread */
     atomic_uint_fast64_t sessions_total;
+    atomic_int_fast64_t queued_lumps, queuing; /* cap.c: their sum, and streams with any */
 };
 
 extern struct pt_node pt_node;
@@ -35,6 +37,7 @@ extern struct pt_node pt_node;
 struct pt_node_opts {
     enum pt_backend_wish backend;
     unsigned notsent_lowat, user_timeout_ms, flush_timeout_ms;
+    uint64_t max_queue;     /* 0: no limit */
     const char *congestion; /* "" = the system's */
 };
 

@@ -108,6 +108,7 @@ static void publish(struct pt_stream *s, struct pt_lane *l)
     tell(&s->seen.held_count, r->order.held_count);
     tell(&s->seen.held_peak, r->order.held_peak);
     tell(&s->seen.transfers, r->transfers.count);
+    tell(&s->seen.room, r->room);
     tell(&s->seen.lane[l->no].frames, l->rx.frames);
     tell(&s->seen.lane[l->no].bytes, l->rx.bytes);
     tell(&s->seen.lane[l->no].reads, l->reads);

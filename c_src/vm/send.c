@@ -20,10 +20,16 @@ static const uint64_t LOSSY_LOOK_NS = 20 * 1000000ull;
 static const uint64_t LOSSY_AGAIN_NS = 2 * 1000000000ull;
 static const uint64_t LOSSY_HOLD_NS = 10 * 1000000000ull;
 
+bool pt_stream_is_full(const struct pt_stream *s)
+{
+    return pt_stream_queued(s) > s->max_queue ||
+           s->txq.messages + s->waiting_messages > PT_QUEUE_MESSAGES || pt_cap_full(s);
+}
+
 bool pt_stream_is_low(const struct pt_stream *s)
 {
-    return s->txq.bytes + s->waiting_bytes <= s->low_queue &&
-           s->txq.messages + s->waiting_messages <= PT_QUEUE_MESSAGES_LOW;
+    return pt_stream_queued(s) <= s->low_queue &&
+           s->txq.messages + s->waiting_messages <= PT_QUEUE_MESSAGES_LOW && pt_cap_low(s);
 }
 
 size_t pt_stream_pending(const struct pt_stream *s)
@@ -117,6 +123,7 @@ static int fill(struct pt_stream *s, struct pt_lane *l)
     control(s, l);
     int rc = pt_batch_fill(l->batch, &s->txq, wants(s, l),
                            s->mixed || !l->no ? PT_CHUNK_SHARED : PT_CHUNK_BULK);
+    pt_cap_account(s);
     if (!rc && s->feed)
         s->feed(s);
     return rc;

@@ -63,11 +63,21 @@ void pt_stream_close_lanes(struct pt_stream *s)
     }
 }
 
+void pt_stream_trim(struct pt_stream *s)
+{
+    pt_rx_trim(&s->rx);
+    pthread_mutex_lock(&s->lock);
+    pt_msg_pool_trim(&s->pool);
+    pt_txq_trim(&s->txq);
+    pthread_mutex_unlock(&s->lock);
+}
+
 void pt_stream_clear(struct pt_stream *s)
 {
     if (s->cleared)
         return;
     s->cleared = true;
+    pt_cap_forget(s);
     pt_txq_free(&s->txq);
     pt_msg_pool_free(&s->pool);
     pt_rx_free(&s->rx);

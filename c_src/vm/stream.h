@@ -84,6 +84,7 @@ struct pt_stream {
     uint64_t ack_sent;
     size_t max_queue, low_queue;
     size_t waiting_bytes, waiting_messages; /* queued, but not in txq yet (see feed) */
+    size_t told_lumps;                      /* cap.c */
     int error;                              /* first sending error */
     uint64_t lossy_until; /* ns: the bulk lane lost packets lately, bulk may use more lanes */
     uint64_t lossy_looked;
@@ -98,7 +99,7 @@ struct pt_stream {
      * inspection want to know of the receiving side */
     struct {
         atomic_uint_fast64_t delivered, delivered_bytes, watermark, held_bytes, held_count,
-            held_peak, transfers, busy_count;
+            held_peak, transfers, room, busy_count;
         atomic_bool busy;
         struct {
             atomic_uint_fast64_t frames, bytes, reads;
@@ -119,16 +120,32 @@ void pt_stream_clear(struct pt_stream *s); /* what is queued and held, for good.
 void pt_stream_free(struct pt_stream *s);  /* the rest; nobody else may know it any more */
 /* The lane gets a duplicate of fd. Or -errno, with the words in why. */
 int pt_stream_attach(struct pt_stream *s, unsigned lane, int fd, char *why, size_t why_len);
+/* Gives back memory that a peak needed. Takes the stream lock. For now and then: what is used again is
+ * allocated again. */
+void pt_stream_trim(struct pt_stream *s);
 /* Forgets a lane that never carried anything: the peer gave its half up while it was attached.
  * False: it did carry something, or is the session's first. */
 bool pt_stream_detach(struct pt_stream *s, struct pt_lane *l);
 
 /* send.c; stream lock */
-void pt_stream_due(struct pt_stream *s);             /* the port looks at it soon */
-size_t pt_stream_pending(const struct pt_stream *s); /* bytes not yet sent */
+void pt_stream_due(struct pt_stream *s);                         /* the port looks at it soon */
+size_t pt_stream_pending(const struct pt_stream *s);             /* bytes not yet sent */
+static inline size_t pt_stream_queued(const struct pt_stream *s) /* bytes, not in a batch yet */
+{
+    return s->txq.bytes + s->waiting_bytes;
+}
+/* Full: who sends shall stop; low: may go on. Call pt_cap_account() after txq grew. */
+bool pt_stream_is_full(const struct pt_stream *s);
 bool pt_stream_is_low(const struct pt_stream *s);
 /* Sends what the sockets take now, `first` the lane to begin with. The lock is released around each
  * sendmsg(). 0, or the error with which a lane failed. */
 int pt_stream_send(struct pt_stream *s, unsigned first);
+
+/* cap.c: the node's limit over all streams; stream lock but for the last */
+void pt_cap_account(struct pt_stream *s); /* txq.bytes changed */
+void pt_cap_forget(struct pt_stream *s);  /* before txq is freed */
+bool pt_cap_full(const struct pt_stream *s);
+bool pt_cap_low(const struct pt_stream *s);
+uint64_t pt_cap_queued(void); /* bytes, about; any thread */
 
 #endif

@@ -90,7 +90,8 @@ static int take_packet(struct pt_peer *p, ErlIOVec *ev, const struct pt_packet *
         rc = pt_join_packet(p, pk, &src, &refs);
     else if (!rc)
         rc = submit_whole(p, pk, &src, &refs, (size_t)ev->size);
-    bool full = p->s.txq.bytes > p->s.max_queue || p->s.txq.messages > PT_QUEUE_MESSAGES;
+    pt_cap_account(&p->s);
+    bool full = pt_stream_is_full(&p->s);
     if (full)
         p->s.wake_below = true;
     pthread_mutex_unlock(&p->s.lock);

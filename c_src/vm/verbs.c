@@ -76,6 +76,9 @@ static void verb_init(struct pt_peer *p, const uint8_t *b, size_t len, struct an
     set_max_queue(p, pt_get64(b + 83));
     p->max_message = pt_get64(b + 91);
     p->s.rx.max_message = p->max_message;
+    /* Of an honest peer only two large messages grow at a time, and those whose senders were suspended
+     * half-way are unfinished; what does not fit the memory would not arrive in any case. */
+    p->s.rx.max_room = PT_MAX(2 * PT_MIN(p->max_message, UINT64_MAX / 2), pt_node.ram);
     memcpy(p->node, b + INIT_FIXED, len - INIT_FIXED);
     p->ready = true;
     atomic_fetch_add(&pt_node.sessions_total, 1);
@@ -117,6 +120,10 @@ static void verb_stat(struct pt_peer *p, struct answer *a)
     pt_put64(r + 8, out);
     pt_put64(r + 16, pending);
     ok(a, r, sizeof r);
+    /* The owner asks once a tick, a quarter of net_ticktime: the time to look at what nothing else
+     * looks at in quiet. Whether the node's limit still makes this port busy depends on others. */
+    pt_stream_trim(&p->s);
+    pt_tx_unbusy(p);
 }
 
 static void verb_test(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)

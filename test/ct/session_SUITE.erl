@@ -8,7 +8,7 @@
          edited_hello_is_noticed/1, half_stripped_hello_is_noticed/1, stripped_hello_is_plain/1,
          attach_without_the_key/1, recorded_attach_is_worthless/1, attached_lane_is_not_to_be_had/1,
          simultaneous_connects/1, dynamic_name/1, no_listener/1, bulk_without_lane_1/1,
-         raised_limit_frees_senders/1]).
+         raised_limit_frees_senders/1, limit_of_the_node/1, memory_of_a_peak/1]).
 
 suite() ->
     [{timetrap, {seconds, 120}}].
@@ -18,7 +18,7 @@ all() ->
      edited_hello_is_noticed, half_stripped_hello_is_noticed, stripped_hello_is_plain,
      attach_without_the_key, recorded_attach_is_worthless, attached_lane_is_not_to_be_had,
      simultaneous_connects, dynamic_name, no_listener, bulk_without_lane_1,
-     raised_limit_frees_senders].
+     raised_limit_frees_senders, limit_of_the_node, memory_of_a_peak].
 
 %% ------------------------------------------------------------------------------------------------
 
@@ -65,11 +65,74 @@ raise_limit() ->
     true = port_close(Port),
     Sent ++ [Free].
 
-driver_port() ->
+%% All queues together have a limit. Beyond it a peer that has more than its share is busy, one that has
+%% less is not; and when what the others had is gone, it is free again.
+limit_of_the_node(_Config) ->
+    Limit = 20 bsl 20,
+    A = start(["-partisan", "max_queue_node", integer_to_list(Limit)]),
+    {Alone, Second, Freed} = pt_peer:eval(A, fun() -> share_of_a_limit(Limit) end),
+    %% up to the limit, or half of it, and the packet that went beyond; the sum is told in lumps
+    Packets = Limit div (2 bsl 20),
+    ?assert(lists:member(Alone, [Packets, Packets + 1])),
+    ?assert(lists:member(Second, [Packets div 2, Packets div 2 + 1])),
+    ?assertEqual(true, Freed),
+    stop([A]).
+
+%% How many 2 MB packets the first and the second take before they are busy, and whether the second is
+%% free again without the first.
+share_of_a_limit(Limit) ->
+    #{queue_max := Limit} = partisan_nif:info(),
+    [One, Two] = [driver_port(1 bsl 30), driver_port(1 bsl 30)],
+    Command = fun(Port) -> port_command(Port, dist_packet(2 bsl 20), [nosuspend]) end,
+    Counts = [length(lists:takewhile(fun(_) -> Command(Port) end, lists:seq(1, 100)))
+              || Port <- [One, Two]],
+    #{queue_bytes := Queued} = partisan_nif:info(),
+    true = Queued >= lists:sum(Counts) * (2 bsl 20),
+    true = port_close(One),
+    {ok, _, _, _} = partisan_drv:stat(Two), % what its owner asks at each tick
+    Free = Command(Two),
+    true = port_close(Two),
+    list_to_tuple(Counts ++ [Free]).
+
+%% What thousands of messages at a time needed is given back when there are few.
+memory_of_a_peak(_Config) ->
+    A = start([]),
+    B = start([]),
+    pt_peer:connect(A, B),
+    NB = pt_peer:node(B),
+    C = pt_peer:spawn_collector(B),
+    Verb = fun(What) ->
+                   ok = pt_peer:eval(A, fun() -> partisan_drv:test(pt_peer:dist_port(NB), What, 0, 0) end)
+           end,
+    Memory = fun() ->
+                     #{pool_bytes := Pool, unacked_bytes := Ring, queue_messages := Queued,
+                       unacked := Unacked} = pt_peer:call(A, partisan_dist, info, [NB]),
+                     {Queued + Unacked, Pool, Ring}
+             end,
+    Verb(pause_send),
+    pt_peer:eval(A, fun() -> [C ! I || I <- lists:seq(1, 6000)], ok end),
+    Verb(resume_send),
+    ?assert(pt_peer:wait(fun() -> length(pt_peer:collected(B, C)) =:= 6000 end)),
+    %% now and then the last acknowledgement waits for the next message
+    ?assert(pt_peer:wait(fun() -> {Left, _, _} = Memory(), Left < 300 end)),
+    {_, Pool, Ring} = Memory(),
+    ?assert(Pool > 1000000),
+    ?assert(Ring >= 6000 * 16),
+    Stat = fun() -> pt_peer:eval(A, fun() -> partisan_drv:stat(pt_peer:dist_port(NB)) end) end,
+    [{ok, _, _, _} = Stat() || _ <- lists:seq(1, 20)],
+    {_, PoolAfter, RingAfter} = Memory(),
+    ?assert(PoolAfter =< 40 * 640),
+    ?assert(RingAfter < Ring div 2),
+    ?assertEqual(pong, pt_peer:call(A, net_adm, ping, [NB])),
+    stop([A, B]).
+
+driver_port() -> driver_port(1 bsl 20).
+
+driver_port(MaxQueue) ->
     {ok, Port} = partisan_drv:open(),
     ok = partisan_drv:init(Port, #{lanes => 3, atom_cache => true, session_id => <<0:128>>,
                                    my_mac => <<0:256>>, peer_mac => <<0:256>>, node => node(),
-                                   max_queue => 1 bsl 20, max_message => 1 bsl 30}),
+                                   max_queue => MaxQueue, max_message => 1 bsl 30}),
     Port.
 
 dist_packet(Size) ->
