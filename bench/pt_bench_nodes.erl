@@ -174,11 +174,15 @@ describe(_Pair) ->
 prepare(#{peers := Peers}, Cell) ->
     guarded(fun() ->
         [
-            ok = peer:call(P, pt_bench_work, prepare, [Cell, Side], ?PREPARE_MS)
+            ok = peer:call(P, pt_bench_work, prepare, [Cell, Side], prepare_ms(Cell))
          || {P, Side} <- lists:zip(Peers, [first, second])
         ],
         ok
     end).
+
+%% The second node starts what further nodes the cell needs.
+prepare_ms(#{extras := {Count, _}}) -> ?PREPARE_MS + 3000 * Count;
+prepare_ms(#{}) -> ?PREPARE_MS.
 
 %% Frees what a cell with large payloads keeps for the next one: many pairs wait at the same time.
 -spec forget(pair()) -> ok.
