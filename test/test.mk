@@ -122,7 +122,7 @@ CASE ?=
 ASAN_SUITES ?= session_SUITE atoms_SUITE listener_SUITE plain_peer_SUITE
 
 .PHONY: ct-build
-ct-build: all
+ct-build: all net
 	@mkdir -p build/ct
 	erlc $(ERLC_FLAGS) -pa ebin -I test/ct -o build/ct $(CT_SRC)
 	@for d in $(CT_DATA); do ln -sfn $(CURDIR)/$$d build/ct/$${d##*/}; done
@@ -152,9 +152,9 @@ check-rebar3: ## rebar3 compile, from a clean copy, without a network
 # --- order and delivery between real nodes -----------------------------------------------------------
 ORACLE_SECONDS ?= 45
 SOAK_SECONDS ?= 3600
-oracle: all ## order oracle, lanes paused at random; ORACLE_SECONDS for each of four runs
+oracle: all net ## order oracle, lanes paused at random; ORACLE_SECONDS for each of six runs
 	@test/run/oracle $(ORACLE_SECONDS)
-soak: all ## the same for hours: SOAK_SECONDS for each of four runs
+soak: all net ## the same for hours: SOAK_SECONDS for each of six runs
 	@test/run/oracle $(SOAK_SECONDS)
 check-delivery: all ## the benchmark's cells, judged by delivery alone
 	@test/run/delivery

@@ -44,7 +44,8 @@ dist_args(Carrier) ->
     ["-proto_dist", Carrier, "-pa", ebin(), "-pa", filename:dirname(code:which(?MODULE))].
 
 %% start(Tag) or start(Tag, Opts). Opts: args (appended), env, carrier, cookie (none: no option),
-%% name (none | string(): instead of a unique one), longnames, host, link (default true), wait.
+%% name (none | string(): instead of a unique one), longnames, host, link (default true), wait,
+%% wrap (words before `erl', see pt_net:inside/2).
 start(Tag) ->
     start(Tag, #{}).
 
@@ -69,7 +70,12 @@ start_raw(Tag, Opts, Wait) ->
                    add_host(Opts, #{name => N})
            end,
     Args = dist_args(maps:get(carrier, Opts, carrier())) ++ Cookie ++ maps:get(args, Opts, []),
-    peer:start_link(Name#{connection => standard_io,
+    Exec = case maps:get(wrap, Opts, []) of
+               [] -> #{};
+               [Command | Words] -> #{exec => {Command, Words ++ [os:find_executable("erl")]}}
+           end,
+    Base = maps:merge(Name, Exec),
+    peer:start_link(Base#{connection => standard_io,
                           args => Args,
                           env => maps:get(env, Opts, []),
                           wait_boot => Wait,

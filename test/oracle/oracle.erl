@@ -29,12 +29,14 @@ parse(["--hubs", V | T], O) -> parse(T, O#{hubs => list_to_integer(V)});
 parse(["--rounds", "quiet" | T], O) -> parse(T, O#{rounds => [strict]});
 parse(["--rounds", "brutal" | T], O) -> parse(T, O#{rounds => [brutal]});
 parse(["--rounds", "both" | T], O) -> parse(T, O#{rounds => [strict, brutal]});
+parse(["--link", V | T], O) -> parse(T, O#{link => V});
 parse(["--chaos" | T], O) -> parse(T, O#{chaos => true});
 parse(Other, _) ->
     io:format(standard_error,
               "oracle: cannot read ~0p~n"
               "usage: test/oracle/run [--seconds 60] [--nodes 2|3] [--seed N] [--lanes N]~n"
-              "         [--hubs N a node] [--rounds quiet|brutal|both] [--chaos]~n", [Other]),
+              "         [--hubs N a node] [--rounds quiet|brutal|both] [--chaos]~n"
+              "         [--link \"delay 10ms loss 1%\"]: over an emulated network~n", [Other]),
     halt(2).
 
 %% -> {Passed, Failed}
@@ -47,7 +49,8 @@ run(Opts0) ->
               [Seed, N, pt_peer:carrier(), maps:get(lanes, Opts),
                case Chaos of true -> "chaos"; false -> "no chaos" end]),
     oracle_gen:seed({Seed, coordinator}),
-    Nodes = [start(I, Opts) || I <- lists:seq(1, N)],
+    Net = network(Opts),
+    Nodes = [start(I, Net, Opts) || I <- lists:seq(1, N)],
     [pt_peer:log_start(P) || P <- Nodes],
     [ok = pt_peer:call(P, oracle_node, init, [{Seed, I}, Seed], 60000)
      || {I, P} <- lists:zip(lists:seq(1, N), Nodes)],
@@ -55,14 +58,50 @@ run(Opts0) ->
     Rounds = rounds(1, End, Nodes, Opts, []),
     Result = summary(Nodes, Rounds, Opts),
     [pt_peer:stop(P) || P <- Nodes],
-    Result.
+    end_network(Net, Result).
 
-start(I, #{lanes := Lanes} = Opts) ->
+%% Exit status 77: there is no network to be had here.
+network(#{link := Link, nodes := N, seed := Seed}) ->
+    Names = ["n" ++ integer_to_list(I) || I <- lists:seq(1, N)],
+    case pt_net:start(Names, ["--cc", "cubic", "--seed", integer_to_list(Seed), "--link", Link]) of
+        {ok, Net} ->
+            io:format("emulated network: ~s~n", [Link]),
+            Net;
+        {unavailable, Why} ->
+            io:format("NOT RUN: ~s~n", [Why]),
+            halt(77)
+    end;
+network(_) ->
+    none.
+
+%% A link that is to lose packets and lost none has tested nothing.
+end_network(none, Result) ->
+    Result;
+end_network(Net, {Passed, Failed}) ->
+    Lost = lists:sum([list_to_integer(N) || {match, Ns} <- [re:run(pt_net:command(Net, "stats"),
+                                                                   " (?:lost|lost_burst) ([0-9]+)",
+                                                                   [global, {capture, all_but_first, list}])],
+                                            [N] <- Ns]),
+    io:format("packets lost on the links: ~b~n", [Lost]),
+    pt_net:stop(Net),
+    case Lost of
+        0 -> io:format("failure: no packet was lost~n"), {Passed, Failed + 1};
+        _ -> {Passed, Failed}
+    end.
+
+start(I, Net, #{lanes := Lanes} = Opts) ->
+    {Place, Queue} =
+        case Net of
+            none -> {#{}, []};
+            %% a link of a few MB a second: what a deep queue holds would take minutes to arrive;
+            %% and hubs are chatty (`mixes'): few messages of megabytes
+            _ -> {pt_net:inside(Net, "n" ++ integer_to_list(I)), ["-partisan", "max_queue", "1048576"]}
+        end,
     pt_peer:start(list_to_atom("oracle_" ++ integer_to_list(I)),
-                  #{args => ["-kernel", "prevent_overlapping_partitions", "false",
+                  Place#{args => ["-kernel", "prevent_overlapping_partitions", "false",
                              "-connect_all", "false",
                              "-partisan", "lanes", integer_to_list(Lanes)]
-                        ++ maps:get(args, Opts, []),
+                        ++ Queue ++ maps:get(args, Opts, []),
                     env => maps:get(env, Opts, [])}).
 
 rounds(I, End, Nodes, Opts, Acc) ->
@@ -88,11 +127,12 @@ broken(Nodes) -> lists:any(fun(P) -> violations(P) =/= [] end, Nodes).
 
 violations(P) -> pt_peer:call(P, oracle_node, violations, []).
 
-round(I, Mode, Ms, Nodes, #{seed := Seed, hubs := Hubs, chaos := Chaos, lanes := Lanes}) ->
+round(I, Mode, Ms, Nodes, #{seed := Seed, hubs := Hubs, chaos := Chaos, lanes := Lanes} = Opts) ->
+    Mixes = case Opts of #{link := _} -> #{mixes => [chatty]}; _ -> #{} end,
     Indexed = lists:zip(lists:seq(1, length(Nodes)), Nodes),
     Targets = lists:append([pt_peer:call(P, oracle_node, prepare,
-                                         [#{seed => Seed, round => I, mode => Mode, hubs => Hubs,
-                                            index => Ix}])
+                                         [Mixes#{seed => Seed, round => I, mode => Mode, hubs => Hubs,
+                                                 index => Ix}])
                             || {Ix, P} <- Indexed]),
     [pt_peer:call(P, oracle_node, chaos, [Lanes, {Seed, I, Ix}]) || Chaos, {Ix, P} <- Indexed],
     %% All nodes at once, not connected yet: both sides connect while their first signals wait.

@@ -41,7 +41,7 @@ init(Parent, Name, Index, #{seed := Seed, round := Round, mode := Mode} = Cfg) -
     Parent ! {hub_ready, self(), Me},
     RxMode = case Mode of strict -> strict; brutal -> sessions end,
     loop(#hub{ep = oracle_ep:new(RxMode), mode = Mode, cfg = Cfg, me = Me, gls = Gls,
-              mix = oracle_gen:pick([chatty, chatty, mixed, mixed, bulk])}).
+              mix = oracle_gen:pick(maps:get(mixes, Cfg, [chatty, chatty, mixed, mixed, bulk]))}).
 
 node_index(#{index := I}) -> I.
 
