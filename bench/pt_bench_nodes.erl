@@ -144,7 +144,7 @@ rival(#{carrier := #{via := dist}}) ->
     ok;
 rival(#{carrier := #{via := Via} = Carrier, peers := Peers, nodes := Nodes}) ->
     Lanes = maps:get(lanes, Carrier, 1),
-    Steps = [{start, [Via, Lanes]}, {join, [Via, Lanes, Nodes]}, {check, [Via, Lanes, Nodes]}],
+    Steps = [{start, [Via, Lanes, Nodes]}, {join, [Via, Lanes, Nodes]}, {check, [Via, Lanes, Nodes]}],
     try
         [ok = peer:call(P, pt_bench_rival, Step, Args, ?BOOT_MS) || {Step, Args} <- Steps, P <- Peers],
         ok

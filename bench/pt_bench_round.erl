@@ -105,7 +105,7 @@ cell(#{done := Done} = Run, Round, I, #{name := Name} = Case, #{label := Label} 
             Began = erlang:monotonic_time(millisecond),
             case take(Run, Round, Case, Carrier, maps:get(Label, Places)) of
                 none ->
-                    %% The floor has no like of it: no cell.
+                    %% The floor has no like of it, or the rival cannot do it: no cell.
                     {skipped, {Places, State#{bad := Bad#{{Name, Label} => true}}}};
                 Sample0 ->
                     Ms = erlang:monotonic_time(millisecond) - Began,
@@ -136,18 +136,32 @@ after_cell(Run, Round, Name, #{label := Label} = Carrier, #{ok := false}, Places
             {Places#{Label := start(Run, Carrier, Round)}, State#{bad := Bad#{{Name, Label} => true}}}
     end.
 
-take(#{options := Options}, Round, #{name := Name} = Case, #{label := Label}, Place) ->
+take(#{options := Options}, Round, #{name := Name} = Case, #{label := Label} = Carrier, Place) ->
     #{seconds := Seconds, stall := Stall, short := Short} = Options,
     Cell = pt_bench_cases:cell(Case, #{
         short => Short, seconds => Seconds, stall_ms => Stall * 1000
     }),
     Sample = #{round => Round, 'case' => Name, carrier => Label},
-    case run(Place, Cell) of
+    Result =
+        case carries(Carrier, Cell) of
+            true -> run(Place, Cell);
+            false -> none
+        end,
+    case Result of
         none -> none;
         {ok, Got} -> judge(Case, Sample, Got);
         {stalled, Words} -> failed(Sample, "not delivered: " ++ Words);
         {error, Words} -> failed(Sample, Words)
     end.
+
+%% A rival beside the distribution carries what is sent through pt_bench_via, between two nodes. What
+%% else a workload does would go over inet_tcp under the rival's name.
+carries(#{via := dist}, _Cell) ->
+    true;
+carries(#{}, #{parts := Parts} = Cell) ->
+    Known = [echo, flow, pair, open],
+    not is_map_key(extras, Cell) andalso not is_map_key(pause, Cell) andalso
+        lists:all(fun(#{kind := Kind}) -> lists:member(Kind, Known) end, Parts).
 
 run({ok, {floor, Floor}}, Cell) ->
     pt_bench_floor:run(Floor, Cell);
