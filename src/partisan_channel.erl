@@ -74,7 +74,7 @@ send(Node, Channel, Dest, _Message, Options) ->
 send_on({{Node, Channel}, Handle, Level, Monotonic, _}, Dest, Message, Options) ->
     Term = {control(Dest), Message},
     Partition = case Options of
-                    #{partition_key := Term} -> erlang:phash2(Term, 1 bsl 32);
+                    #{partition_key := Key0} -> erlang:phash2(Key0, 1 bsl 32);
                     #{} -> none
                 end,
     Key = case Monotonic of
