@@ -1,6 +1,6 @@
 %% The benchmark's main program: plan, run, table, verdict. bench/run starts it.
 -module(pt_bench).
--export([main/0, guarded/1]).
+-export([main/0, guarded/1, plan/1, needs_certificate/2]).
 
 -spec main() -> no_return().
 main() ->
@@ -37,6 +37,9 @@ guarded(Fun) ->
             throw:{no_start, Text} ->
                 err("bench: ~ts~n", [Text]),
                 3;
+            throw:{failed, Text} ->
+                err("bench: FAILED: ~ts~n", [Text]),
+                1;
             error:terminated ->
                 %% Whoever read the output has gone, as in `bench/run | head'.
                 4;
@@ -81,13 +84,16 @@ run(Options) ->
     end,
     verdict(Samples, Dir).
 
+%% Makes it, where it is not there yet.
+-spec needs_certificate(file:filename(), {string(), string()}) -> ok.
 needs_certificate(Dir, {HostA, HostB}) ->
     case pt_bench_tls:make(Dir, [HostA, HostB]) of
         ok -> ok;
         {error, Text} -> throw({no_start, Text})
     end.
 
-%% Everything but where results go and what is there already.
+%% Everything but where results go and what is there already. Throws {usage, Words}.
+-spec plan(pt_bench_opts:options()) -> map().
 plan(#{short := Short} = Options) ->
     maps:get(pinned, Options) andalso os:find_executable("taskset") =:= false andalso
         throw({usage, "--pinned needs taskset (package util-linux)"}),

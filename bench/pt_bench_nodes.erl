@@ -62,6 +62,8 @@ start_node(#{proto := Proto, args := Args} = Carrier, Tag, Side, Port, Options) 
         wait_boot => ?BOOT_MS,
         args => ["-pa" | paths(Carrier, Options)] ++ Pins ++ Erl ++
             [
+                %% A user's .erlang must not change what is measured.
+                "-boot", "no_dot_erlang",
                 "-proto_dist", Proto,
                 "-setcookie", "bench_" ++ Tag,
                 "-connect_all", "false",

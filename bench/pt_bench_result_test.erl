@@ -7,7 +7,8 @@
     fun json_back/0, fun json_broken/0, fun histogram_merge/0, fun rank_sum/0, fun rank_sum_ties/0,
     fun change/0, fun kept_and_read_back/0, fun stopped_in_a_line/0, fun unfinished/0, fun compared/0,
     fun compared_by_ratio/0, fun compared_failures/0, fun table_marks/0, fun floor_line/0,
-    fun time_left/0, fun plot_script/0
+    fun time_left/0, fun plot_script/0, fun profile_report/0,
+    fun profile_groups/0
 ]).
 
 -spec run() -> pos_integer().
@@ -283,4 +284,40 @@ plot_script() ->
         {true, Part} = {string:find(Text, Part) =/= nomatch, Part}
      || Part <- ["'latency-a.svg'", "'latency-a.png'", "index 1 ", "a\\\\_b"]
     ],
+    ok.
+
+%% Lines of perf report; names with the separator in them, and what is no line of the table.
+profile_report() ->
+    Text =
+        "# Overhead|    Pid:Command |Shared Object |Symbol\n#\n"
+        " 5.02%  |    454:1_scheduler    |beam.smp         |[.] ethr_rwmutex_runlock   \n"
+        "12.50%  |      7:a:b            |[JIT] tid 7      |[.] $m:f|g/1\n\n",
+    [{"454", "beam.smp", "ethr_rwmutex_runlock", A}, {"7", "[JIT] tid 7", "$m:f|g/1", 0.125}] =
+        pt_bench_symbols:parse_report(Text),
+    {true, A} = {abs(A - 0.0502) < 1.0e-9, A},
+    ok.
+
+%% Every symbol has a group, and the same name belongs elsewhere in another object.
+profile_groups() ->
+    [
+        {Group, Dso, Symbol} = {pt_bench_symbols:group(Dso, Symbol), Dso, Symbol}
+     || {Group, Dso, Symbol} <- [
+            {"carrier's driver", "partisan_drv.so", "memcpy"},
+            {"workload, proof", "[JIT] tid 9", "$pt_bench_flow:flow_loop/11"},
+            {"Erlang code", "[JIT] tid 9", "$lists:foldl/3"},
+            {"Erlang code", "[JIT] tid 9", "0x00007f00"},
+            {"VM: no symbol", "beam.smp", "0x00000000002e8282"},
+            {"kernel: TCP, IP, loopback", "[kernel.kallsyms]", "tcp_sendmsg_locked"},
+            {"kernel: copy", "[kernel.kallsyms]", "rep_movs_alternative"},
+            {"kernel: scheduling, locks", "[kernel.kallsyms]", "_raw_spin_lock_bh"},
+            {"kernel: entry, poll, files", "[kernel.kallsyms]", "do_syscall_64"},
+            {"copy in user space", "libc.so.6", "__memmove_avx512_unaligned_erms"},
+            {"VM: encode", "beam.smp", "erts_dsig_send"},
+            {"VM: decode", "beam.smp", "erts_prepare_dist_ext"},
+            {"VM: ports, inet driver", "beam.smp", "erts_dist_command"},
+            {"VM: other", "beam.smp", "zzz"},
+            {"other", "libfoo.so", "zzz"}
+        ]
+    ],
+    [true = lists:member(pt_bench_symbols:group(D, ""), pt_bench_symbols:groups()) || D <- ["", "[x]", "y"]],
     ok.
