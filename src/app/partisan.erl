@@ -15,7 +15,7 @@
 %% Partisan's own
 -export([forward_message/2, forward_message/3, forward_message/4]).
 -export([cast_message/2, cast_message/3, cast_message/4]).
--export([broadcast/2, join/1, leave/0]).
+-export([broadcast/2, join/1, leave/0, topology/0]).
 -export([node_spec/0, node_spec/1, node_spec/2, is_connected/1, is_connected/2,
          is_fully_connected/1, kill_connections/1, channel_opts/1, default_channel/0]).
 
@@ -209,6 +209,10 @@ cancel_timer(Ref, Opts) -> erlang:cancel_timer(partisan_remote_ref:to_reference(
 
 -spec broadcast(term(), module()) -> ok.
 broadcast(Msg, Mod) -> partisan_plumtree_broadcast:broadcast(Msg, Mod).
+
+%% Who has links with whom; a picture of it is partisan_view:svg/1.
+-spec topology() -> {ok, partisan_topology:t()} | {error, notalive}.
+topology() -> partisan_topology:read().
 
 %% ------------------------------------------------------------------------------------------------
 %% Monitors: native references, see partisan_monitor

@@ -1,5 +1,6 @@
 %% Plumtree: broadcast over a tree that grows by itself out of the overlay's links, with the other
-%% links for repair (Leitao, Pereira, Rodrigues: Epidemic Broadcast Trees, SRDS 2007). A pure core.
+%% links for repair (Leitao, Pereira, Rodrigues: Epidemic Broadcast Trees, SRDS 2007). A pure core,
+%% made as those of overlays are (partisan_overlay), with events and effects of its own.
 %%
 %% Every link of the overlay is eager (carries messages) or lazy (carries only their names) for a
 %% tree. All start eager; a message that came twice makes the link of the second copy lazy (`prune`),
@@ -23,7 +24,6 @@
 %% Effects, beside send, timer and cancel:
 %%   {exchange, Node}                                         handlers are to compare with Node
 -module(partisan_plumtree).
--behaviour(partisan_overlay).
 
 -export([init/4, handle/3, info/1, defaults/0, questions/1, peers/2]).
 
