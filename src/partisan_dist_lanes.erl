@@ -9,8 +9,10 @@
 
 -export_type([target/0, options/0]).
 
-%% ms from one round of attempts to the next
+%% ms from one round of attempts to the next; after so many we do with the lanes there are, unless the
+%% last round was long ago
 -define(RETRIES, [1000, 5000, 30000]).
+-define(RETRIES_ANEW, 600000).
 %% ms after which the accepting side says how many lanes it got
 -define(LANES_EXPECTED_IN, 10000).
 
@@ -55,6 +57,7 @@ init(Owner, #{session_id := Id} = Options) ->
     Owner ! {self(), ready},
     ?MODULE:loop(Options#{owner => Owner, registry => Registry, port => undefined, up => false,
                           sockets => #{}, openers => #{}, waiting => [], retries => ?RETRIES,
+                          retry => idle, retried => 0, lost => 0,
                           events => [], chans => partisan_dist_chans:new(),
                           trouble => undefined, logged => false, closed => undefined}).
 
@@ -80,7 +83,9 @@ loop(#{owner := Owner, registry := Registry} = State) ->
         up ->
             ?MODULE:loop(came_up(State#{up := true}));
         open_lanes ->
-            ?MODULE:loop(open_lanes(State));
+            ?MODULE:loop(open_lanes(State#{retry := idle}));
+        {partisan_lane_gone, _Port, Lane} ->
+            ?MODULE:loop(lane_gone(Lane, State));
         lanes_expected ->
             ?MODULE:loop(log_connected(State));
         {setopts, Options} ->
@@ -166,7 +171,7 @@ open_lanes(#{openers := Openers} = State) ->
     New = maps:from_list([{spawn_link(partisan_dist_attach, open,
                                       [self(), Lane, maps:with([driver, target, session_id,
                                                                 lane_key], State)]),
-                           Lane} || Lane <- missing(State)]),
+                           Lane} || Lane <- missing(State) -- maps:values(Openers)]),
     log_if_complete(State#{openers := maps:merge(Openers, New)}).
 
 opener_done(Pid, #{chans := Chans} = State) ->
@@ -175,22 +180,44 @@ opener_done(Pid, #{chans := Chans} = State) ->
         false -> lane_opener_done(Pid, State)
     end.
 
-lane_opener_done(Pid, #{openers := Openers, retries := Retries} = State0)
-  when is_map_key(Pid, Openers) ->
-    State = State0#{openers := maps:remove(Pid, Openers)},
-    case {map_size(Openers) - 1, missing(State), Retries} of
-        {0, [_ | _], [Delay | Rest]} ->
-            _ = erlang:send_after(Delay, self(), open_lanes),
-            State#{retries := Rest};
-        {0, [_ | _], []} ->
-            log_connected(State);
-        _ ->
-            State
-    end;
+lane_opener_done(Pid, #{openers := Openers} = State) when is_map_key(Pid, Openers) ->
+    try_again(State#{openers := maps:remove(Pid, Openers)});
 lane_opener_done(_Pid, State) ->
     State.
 
+%% Another round a while later, if lanes are missing and nobody is at it.
+try_again(#{openers := Openers, retry := idle, retries := Retries, retried := Last} = State)
+  when map_size(Openers) =:= 0 ->
+    Now = erlang:monotonic_time(millisecond),
+    case {missing(State), Retries} of
+        {[], _} ->
+            State;
+        {_, [Delay | Rest]} ->
+            _ = erlang:send_after(Delay, self(), open_lanes),
+            State#{retry := waiting, retries := Rest, retried := Now + Delay};
+        {_, []} when Now - Last >= ?RETRIES_ANEW ->
+            try_again(State#{retries := ?RETRIES});
+        {_, []} ->
+            log_connected(State)
+    end;
+try_again(State) ->
+    State.
+
 %% --- both
+
+%% The driver has forgotten a lane that had carried nothing: it ended, or the peer's half never came to
+%% be. Who opened it opens it again; who accepted it lets it be opened.
+lane_gone(Lane, #{driver := Driver, sockets := Sockets, role := Role, lost := Lost} = State0)
+  when is_map_key(Lane, Sockets) ->
+    {Socket, Rest} = maps:take(Lane, Sockets),
+    Driver:close(Socket),
+    State = State0#{sockets := Rest, lost := Lost + 1},
+    case Role of
+        connector -> try_again(State);
+        acceptor -> State
+    end;
+lane_gone(_Lane, State) ->
+    State.
 
 missing(#{lanes := Lanes, sockets := Sockets}) ->
     [Lane || Lane <- lists:seq(1, Lanes - 1), not is_map_key(Lane, Sockets)].
@@ -216,8 +243,16 @@ log_if_complete(State) ->
         [_ | _] -> State
     end.
 
-log_connected(#{logged := true} = State) ->
+log_connected(#{logged := true, lost := 0} = State) ->
     State;
+log_connected(#{logged := true, node := Node, lanes := Lanes, lost := Lost} = State) ->
+    Level = case missing(State) of
+                [] -> info;
+                _ -> notice
+            end,
+    ?LOG(Level, "partisan: connection with ~ts: ~b unused lanes were lost; lanes now ~b of ~b",
+         [Node, Lost, Lanes - length(missing(State)), Lanes]),
+    State#{lost := 0};
 log_connected(#{node := Node, role := Role, lanes := Lanes, trouble := Trouble} = State) ->
     Backend = maps:get(backend, partisan_nif:info(), unknown),
     How = case Role of
@@ -234,7 +269,7 @@ log_connected(#{node := Node, role := Role, lanes := Lanes, trouble := Trouble} 
                         [How, Node, Lanes - Missing, Lanes, Backend,
                          [["; ", Trouble] || Trouble =/= undefined]])
     end,
-    State#{logged := true}.
+    State#{logged := true, lost := 0}.
 
 log_end(_Reason, #{up := false}) ->
     ok;

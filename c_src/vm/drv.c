@@ -207,7 +207,8 @@ static void on_lane(struct pt_peer *p, struct pt_lane *l)
         send_now(p); /* an acknowledgement may have released the last message */
     } else if ((rc == -ENODATA || rc == -ECONNRESET) && !p->ending &&
                pt_stream_detach(l->stream, l)) {
-        return; /* the connection does well without it */
+        if (l->stream == &p->s) /* the connection does well without it */
+            pt_peer_lane_gone(p, l);
     } else if (rc == -ENODATA) {
         snprintf(what, sizeof what, "%s was closed by the peer", lane);
         pt_peer_end(p, l, 0, what);

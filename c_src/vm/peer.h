@@ -66,6 +66,9 @@ void pt_peer_fail(struct pt_peer *p, int err, const char *what);
  * sending. The port may be gone on return. */
 void pt_peer_end(struct pt_peer *p, struct pt_lane *l, int err, const char *what);
 void pt_peer_end_check(struct pt_peer *p); /* timer: is the time up? The port may be gone */
+/* Tells the lanes' process that a lane of the distribution was forgotten: {partisan_lane_gone, Port,
+ * Lane}. */
+void pt_peer_lane_gone(struct pt_peer *p, const struct pt_lane *l);
 void pt_peer_wake(struct pt_peer *p); /* any thread: the port's wake descriptor becomes readable */
 
 /* tx.c */

@@ -124,9 +124,24 @@ unused_lane_cut(Lane) ->
     ?assert(pt_peer:wait(fun() -> cut_possible(B, pt_peer:node(A), Lane) end)),
     ok = on(A, fun() -> <<0>> = test_verb(pt_peer:dist_port(NB), 5, Lane), ok end),
     ?assert(pt_peer:wait(fun() -> not cut_possible(B, pt_peer:node(A), Lane) end)),
-    cast(B, fun() -> [W ! {big, I, binary:copy(<<I>>, 20000000)} || I <- lists:seq(1, 5)] end),
-    ?assert(pt_peer:wait(fun() -> length(seen(A, W)) >= 5 end, 20000)),
-    ?assertEqual([{big, I, 20000000} || I <- lists:seq(1, 5)], seen(A, W)),
+    Bulk = fun(From, To) ->
+                   cast(B, fun() -> [W ! {big, I, binary:copy(<<I>>, 20000000)}
+                                     || I <- lists:seq(From, To)] end),
+                   ?assert(pt_peer:wait(fun() -> length(seen(A, W)) >= To end, 20000))
+           end,
+    Bulk(1, 5),
+    %% it comes back, at both ends, more often than once, and can be used
+    Back = fun() ->
+                   pt_peer:wait(fun() -> {cut_possible(A, NB, Lane),
+                                          cut_possible(B, pt_peer:node(A), Lane)} =:= {true, true}
+                                end, 20000)
+           end,
+    ?assert(Back()),
+    ok = on(B, fun() -> <<0>> = test_verb(pt_peer:dist_port(pt_peer:node(A)), 5, Lane), ok end),
+    ?assert(pt_peer:wait(fun() -> not cut_possible(A, NB, Lane) end)),
+    ?assert(Back()),
+    Bulk(6, 10),
+    ?assertEqual([{big, I, 20000000} || I <- lists:seq(1, 10)], seen(A, W)),
     ?assertEqual([], downs(A, W)),
     healthy(A),
     healthy(B),
