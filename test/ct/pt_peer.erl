@@ -45,7 +45,7 @@ dist_args(Carrier) ->
 
 %% start(Tag) or start(Tag, Opts). Opts: args (appended), env, carrier, cookie (none: no option),
 %% name (none | string(): instead of a unique one), longnames, host, link (default true), wait,
-%% wrap (words before `erl', see pt_net:inside/2).
+%% wrap (words before `erl', see pt_net:inside/2), erl (the one to run instead of the one in the path).
 start(Tag) ->
     start(Tag, #{}).
 
@@ -70,9 +70,11 @@ start_raw(Tag, Opts, Wait) ->
                    add_host(Opts, #{name => N})
            end,
     Args = dist_args(maps:get(carrier, Opts, carrier())) ++ Cookie ++ maps:get(args, Opts, []),
+    Erl = maps:get(erl, Opts, os:find_executable("erl")),
     Exec = case maps:get(wrap, Opts, []) of
+               [] when is_map_key(erl, Opts) -> #{exec => Erl};
                [] -> #{};
-               [Command | Words] -> #{exec => {Command, Words ++ [os:find_executable("erl")]}}
+               [Command | Words] -> #{exec => {Command, Words ++ [Erl]}}
            end,
     Base = maps:merge(Name, Exec),
     peer:start_link(Base#{connection => standard_io,

@@ -30,13 +30,15 @@ parse(["--rounds", "quiet" | T], O) -> parse(T, O#{rounds => [strict]});
 parse(["--rounds", "brutal" | T], O) -> parse(T, O#{rounds => [brutal]});
 parse(["--rounds", "both" | T], O) -> parse(T, O#{rounds => [strict, brutal]});
 parse(["--link", V | T], O) -> parse(T, O#{link => V});
+parse(["--other-erl", V | T], O) -> parse(T, O#{other_erl => V});
 parse(["--chaos" | T], O) -> parse(T, O#{chaos => true});
 parse(Other, _) ->
     io:format(standard_error,
               "oracle: cannot read ~0p~n"
               "usage: test/oracle/run [--seconds 60] [--nodes 2|3] [--seed N] [--lanes N]~n"
               "         [--hubs N a node] [--rounds quiet|brutal|both] [--chaos]~n"
-              "         [--link \"delay 10ms loss 1%\"]: over an emulated network~n", [Other]),
+              "         [--link \"delay 10ms loss 1%\"]: over an emulated network~n"
+              "         [--other-erl PATH: every second node runs this erl]~n", [Other]),
     halt(2).
 
 %% -> {Passed, Failed}
@@ -51,6 +53,8 @@ run(Opts0) ->
     oracle_gen:seed({Seed, coordinator}),
     Net = network(Opts),
     Nodes = [start(I, Net, Opts) || I <- lists:seq(1, N)],
+    io:format("  OTP ~s~n", [lists:join(", ", [pt_peer:call(P, erlang, system_info, [otp_release])
+                                               || P <- Nodes])]),
     [pt_peer:log_start(P) || P <- Nodes],
     [ok = pt_peer:call(P, oracle_node, init, [{Seed, I}, Seed], 60000)
      || {I, P} <- lists:zip(lists:seq(1, N), Nodes)],
@@ -97,12 +101,16 @@ start(I, Net, #{lanes := Lanes} = Opts) ->
             %% and hubs are chatty (`mixes'): few messages of megabytes
             _ -> {pt_net:inside(Net, "n" ++ integer_to_list(I)), ["-partisan", "max_queue", "1048576"]}
         end,
+    Start = case Opts of
+                #{other_erl := Path} when I rem 2 =:= 0 -> Place#{erl => Path};
+                _ -> Place
+            end,
     pt_peer:start(list_to_atom("oracle_" ++ integer_to_list(I)),
-                  Place#{args => ["-kernel", "prevent_overlapping_partitions", "false",
-                             "-connect_all", "false",
-                             "-partisan", "lanes", integer_to_list(Lanes)]
-                        ++ Queue ++ maps:get(args, Opts, []),
-                    env => maps:get(env, Opts, [])}).
+                  Start#{args => ["-kernel", "prevent_overlapping_partitions", "false",
+                                  "-connect_all", "false",
+                                  "-partisan", "lanes", integer_to_list(Lanes)]
+                             ++ Queue ++ maps:get(args, Opts, []),
+                         env => maps:get(env, Opts, [])}).
 
 rounds(I, End, Nodes, Opts, Acc) ->
     Left = End - erlang:monotonic_time(millisecond),

@@ -51,7 +51,12 @@ exit2(Pid, Size, Ep) ->
     exit(Pid, {?STAMP, Seq, self(), exit2, oracle_gen:payload(Size)}),
     count(case Size > 60000 of true -> exit2_large; false -> exit2_small end, Ep1).
 
-next(Pid, Size, #ep{tx = Tx, bytes = B, biggest = Big} = Ep) ->
+%% The number of the next signal to Pid, and whether it carries a token.
+next(Pid, Size, #ep{tx = Tx, bytes = B, biggest = Big} = Ep0) ->
+    Ep = case oracle_gen:token() of
+             true -> count(traced, Ep0);
+             false -> Ep0
+         end,
     Seq = maps:get(Pid, Tx, 0) + 1,
     {Seq, Ep#ep{tx = Tx#{Pid => Seq}, bytes = B + Size, biggest = max(Big, Size)}}.
 

@@ -1,7 +1,7 @@
 %% Random choices of the oracle: sizes, address forms, payloads. All from the process' own seed.
 -module(oracle_gen).
 
--export([seed/1, pick/1, chance/1, weighted/1]).
+-export([seed/1, pick/1, chance/1, weighted/1, token/0]).
 -export([serial/0, make_pool/1, payload/1, intact/1, bytes/1, mix/1]).
 
 -define(POOL_BYTES, (40 * 1024 * 1024)).
@@ -16,6 +16,15 @@ pick(L) -> lists:nth(rand:uniform(length(L)), L).
 
 %% True once in N.
 chance(N) -> rand:uniform(N) =:= 1.
+
+%% Once in three the next signals of this process carry a token of seq_trace: the VM has control
+%% operations of their own for them. A token comes with every message that has one, so it is put down
+%% as often as it is taken up.
+token() ->
+    case chance(3) of
+        true -> seq_trace:set_token(label, rand:uniform(1000)), true;
+        false -> seq_trace:set_token([]), false
+    end.
 
 weighted(L) ->
     weighted(L, rand:uniform(lists:sum([W || {W, _} <- L]))).

@@ -156,13 +156,15 @@ body({fin, End}, From, S) ->
     case End of
         none -> S3;
         kill ->
-            exit(From, kill), count(exit2_kill, S3);
+            Traced = traced(traced_exit2, S3),
+            exit(From, kill), count(exit2_kill, Traced);
         exit ->
             %% An atom, not a large term: a process that does not trap exits and is killed by
             %% exit/2 of another node with a compound reason makes OTP 25.2.3 loop for ever in its
             %% own clean-up now and then, over inet_tcp as well. Large exit/2 reasons go to hubs.
+            Traced = traced(traced_exit2, S3),
             exit(From, m_kill),
-            count(exit2_fatal, S3);
+            count(exit2_fatal, Traced);
         call ->
             call(#{pid => From}, S3)
     end;
@@ -285,7 +287,8 @@ burst(S) ->
                     count(early_bursts, S4)
                 end, S, S#hub.targets).
 
-op(#hub{targets = Targets} = S) ->
+op(#hub{targets = Targets} = S0) ->
+    S = traced(traced_op, S0), % spawn requests among them
     Free = [T || #{pid := P} = T <- Targets, room(P, S)],
     case Free of
         [] -> {blocked, S};
@@ -484,6 +487,12 @@ get(Pid, Key, #hub{mortals = Ms}) ->
 set(Pid, Key, Value, #hub{mortals = Ms} = S) ->
     M = maps:get(Pid, Ms, mortal(none)),
     S#hub{mortals = Ms#{Pid => M#{Key => Value}}}.
+
+traced(Kind, S) ->
+    case oracle_gen:token() of
+        true -> count(Kind, S);
+        false -> S
+    end.
 
 rx(Fun, #hub{ep = Ep} = S) -> S#hub{ep = oracle_ep:set_rx(Fun(oracle_ep:rx(Ep)), Ep)}.
 count(Kind, S) -> S#hub{ep = oracle_ep:count(Kind, S#hub.ep)}.

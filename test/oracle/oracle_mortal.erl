@@ -136,9 +136,16 @@ finish(Traps, S) ->
             last(End, First, S1)
     end.
 
-last(kill, T, S) -> wait_for_end(kill, T, S);
-last(exit, T, S) -> wait_for_end(exit, T, S);
-last(call, #{pid := Pid} = T, S) ->
+last(End, T, S) ->
+    S1 = case oracle_gen:token() of
+             true -> count(traced_end, S);
+             false -> S
+         end,
+    last_words(End, T, S1).
+
+last_words(kill, T, S) -> wait_for_end(kill, T, S);
+last_words(exit, T, S) -> wait_for_end(exit, T, S);
+last_words(call, #{pid := Pid} = T, S) ->
     S1 = send(T, {fin, call}, S),
     S2 = await(call, fun(X) -> X#m.call =/= none orelse gone(Pid, X) end, S1),
     S3 = case S2#m.call of
@@ -148,7 +155,7 @@ last(call, #{pid := Pid} = T, S) ->
          end,
     stats(S3),
     ok;
-last(End, T, S) ->
+last_words(End, T, S) ->
     S1 = send(T, {fin, none}, S),
     stats(S1),
     case End of
