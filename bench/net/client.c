@@ -105,8 +105,9 @@ int ptn_ctl_exec(const char *path, const char *node, char *const *command)
     close(fd);
     if (!n)
         return STATUS_ERROR;
-    /* As root without a user namespace of its own there is only the first. */
-    if ((n == 2 && setns(fds[1], CLONE_NEWUSER)) || setns(fds[0], CLONE_NEWNET)) {
+    /* The second is the emulator's user namespace, if it has one; EINVAL: we are in it already. */
+    if ((n == 2 && setns(fds[1], CLONE_NEWUSER) && errno != EINVAL) ||
+        setns(fds[0], CLONE_NEWNET)) {
         fprintf(stderr, "ptnet: cannot enter the namespace of %s: %s\n", node, strerror(errno));
         return STATUS_ERROR;
     }

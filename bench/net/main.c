@@ -188,6 +188,7 @@ static pid_t start_command(char **argv, const char *socket, const sigset_t *old)
     if (pid)
         return pid;
     prctl(PR_SET_PDEATHSIG, SIGTERM);
+    signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, old, NULL);
     self[n > 0 ? n : 0] = 0;
     setenv("PTNET", self, 1);
@@ -206,6 +207,7 @@ static int catch_signals(struct signals *s, char *err)
 {
     sigset_t set;
 
+    signal(SIGPIPE, SIG_IGN); /* whoever reads our last words may be gone; the nodes still end */
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);

@@ -50,9 +50,14 @@ int ptn_ns_privilege(char *err)
     uid_t uid = geteuid();
     gid_t gid = getegid();
 
-    if (!uid)
+    int net = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+    int way_back = net < 0 ? -1 : setns(net, CLONE_NEWNET); /* the call that decides */
+    if (net >= 0)
+        close(net);
+    if (!way_back)
         return 0;
-    if (unshare(CLONE_NEWUSER))
+    /* There is no way back into a namespace of others: the one to come back to is ours, too. */
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNET))
         return fail(err, "not root, and no user namespace to be had", "");
     snprintf(map, sizeof map, "0 %u 1", uid);
     if (write_file("/proc/self/setgroups", "deny") || write_file("/proc/self/uid_map", map))
@@ -164,17 +169,16 @@ static int address4(int sock, const struct ptn_addr *a, char *err)
     return ioctl(sock, SIOCSIFNETMASK, &ifr) ? fail(err, "netmask of", DEVICE) : 0;
 }
 
-static int address6(const struct ptn_addr *a, char *err)
+/* Where IPv6 is switched off IPv4 is enough; the node then has no such address. */
+static void address6(struct ptn_addr *a)
 {
     int sock = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-    if (sock < 0) /* a kernel without IPv6: IPv4 is enough */
-        return 0;
     struct in6_ifreq r = {.ifr6_prefixlen = PREFIX6, .ifr6_ifindex = (int)if_nametoindex(DEVICE)};
     memcpy(&r.ifr6_addr, a->b, 16);
-    int rc = ioctl(sock, SIOCSIFADDR, &r) ? fail(err, "IPv6 address of", DEVICE) : 0;
-    close(sock);
-    return rc;
+    if (sock < 0 || ioctl(sock, SIOCSIFADDR, &r))
+        memset(a, 0, sizeof *a);
+    if (sock >= 0)
+        close(sock);
 }
 
 static int tun(char *err)
@@ -211,11 +215,13 @@ static int furnish(struct ptn_node *n, const struct ptn_ns_opts *o, char *err)
     int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (sock < 0)
         return fail(err, "socket", "");
+    /* Only the machine's root may lengthen the queue; the 500 there are do for less than extreme
+     * load, and what finds it full is counted as unread. */
+    (void)number(sock, SIOCSIFTXQLEN, TX_QUEUE, "queue length of", err);
     int rc = up(sock, "lo", err) || number(sock, SIOCSIFMTU, (int)o->mtu, "MTU of", err) ||
-             number(sock, SIOCSIFTXQLEN, TX_QUEUE, "queue length of", err) ||
-             up(sock, DEVICE, err) || address4(sock, &n->addr[0], err) ||
-             address6(&n->addr[1], err);
+             up(sock, DEVICE, err) || address4(sock, &n->addr[0], err);
     close(sock);
+    address6(&n->addr[1]);
     return rc ? -1 : 0;
 }
 

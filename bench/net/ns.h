@@ -27,7 +27,7 @@ struct ptn_node {
 };
 
 /* Makes this process able to make namespaces: nothing as root; else it enters a user namespace of
- * its own. 0 or -1 with words in err. Before any other call here, with one thread. */
+ * its own, and an empty network namespace that goes with it. 0 or -1 with words in err. Before any other call here, with one thread. */
 int ptn_ns_privilege(char *err);
 /* The user namespace entered, as a descriptor; -1 if none was needed. */
 int ptn_ns_user(void);

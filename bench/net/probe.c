@@ -230,8 +230,9 @@ static void take(int fd, struct ptn_probes *p)
         p->copies++;
         if (s.no >= p->count || p->took[s.no] >= 0)
             continue;
-        p->took[s.no] = (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec - (int64_t)s.at;
-        p->place[s.no] = p->arrived++;
+        p->at[s.no] = (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+        p->took[s.no] = p->at[s.no] - (int64_t)s.at;
+        p->arrived++;
     }
 }
 
@@ -275,8 +276,8 @@ bool ptn_probe(struct ptn_lab *lab, unsigned count, size_t size, uint64_t gap, s
 
     *p = (struct ptn_probes){.count = count};
     p->took = malloc(count * sizeof *p->took);
-    p->place = calloc(count, sizeof *p->place);
-    bool good = p->took && p->place && from >= 0 && to >= 0 &&
+    p->at = calloc(count, sizeof *p->at);
+    bool good = p->took && p->at && from >= 0 && to >= 0 &&
                 !setsockopt(to, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on) &&
                 !bind(to, (struct sockaddr *)&ss, len) &&
                 !connect(from, (struct sockaddr *)&ss, len);
@@ -298,7 +299,7 @@ bool ptn_probe(struct ptn_lab *lab, unsigned count, size_t size, uint64_t gap, s
 void ptn_probes_free(struct ptn_probes *p)
 {
     free(p->took);
-    free(p->place);
+    free(p->at);
 }
 
 /* ---- a TCP stream ---- */

@@ -28,11 +28,11 @@ double ptn_lab_stat(struct ptn_lab *lab, const char *line, const char *key);
 int ptn_lab_socket(struct ptn_lab *lab, int node, int family, int type);
 
 /* Probes from a to b: `count` of `size` bytes of UDP payload, `gap` ns apart. For each: ns it took
- * (the first copy), how many came, in which place it arrived. */
+ * (the first copy) and when it came, how many came. */
 struct ptn_probes {
     unsigned count, arrived, copies;
     int64_t *took; /* -1: lost */
-    unsigned *place;
+    int64_t *at;   /* ns of real time */
 };
 bool ptn_probe(struct ptn_lab *lab, unsigned count, size_t size, uint64_t gap,
                struct ptn_probes *p);

@@ -14,6 +14,8 @@
 /* Bounds of random counts are five deviations: one false alarm in a million. Upper bounds of times
  * hold unless the emulator itself says that it was late: on a busy machine that is its duty. */
 enum { MS = 1000000, LATE_OK = 100 * 1000, SIGMAS = 5 };
+/* Between probes that are only counted: a burst could overflow a queue of the kernel's. */
+enum { PACE_NS = 40 * 1000 };
 static const double NEED_GBIT = 2.0;
 
 static unsigned passed, failed;
@@ -150,20 +152,17 @@ static void rate(struct ptn_lab *lab, unsigned scale)
         snprintf(words, sizeof words, "rate %umbit queue 100000", mbit[i]);
         snprintf(name, sizeof name, "rate %u Mbit/s", mbit[i]);
         set(lab, words);
-        /* 1472 bytes and 28 of headers; sent at once, so each waits for those before it. */
-        if (!ptn_probe(lab, count, 1472, 0, &p)) {
+        /* 1472 bytes and 28 of headers, four times as fast as they can leave. */
+        double each = 1500 * 8 * 1e3 / mbit[i], want = each * (count - 1);
+        if (!ptn_probe(lab, count, 1472, (uint64_t)each / 4, &p)) {
             check(false, name, "no sockets: %s", strerror(errno));
             continue;
         }
-        double each = 1500 * 8 * 1e3 / mbit[i], last = (double)p.took[count - 1];
-        struct times t = times(&p);
+        double span = (double)(p.at[count - 1] - p.at[0]);
         bool late = was_limited(lab);
-        /* Sending them took a while, too, so the last waited less than all the others' time. */
-        double send_time = each * count - last;
-        check(p.arrived == count && send_time >= -LATE_OK * 2 &&
-                  t.max <= each * count * 1.01 + LATE_OK,
-              name, "%u packets, the last took %.2f of %.2f ms%s", p.arrived, last / MS,
-              each * count / MS, late ? " (the emulator says it was late)" : "");
+        check(p.arrived == count && (late || fabs(span / want - 1) < 0.01), name,
+              "%u packets in %.2f ms, wanted %.2f%s", p.arrived, span / MS, want / MS,
+              late ? " (the emulator says it was late)" : "");
         ptn_probes_free(&p);
     }
 }
@@ -173,7 +172,7 @@ static void queue(struct ptn_lab *lab)
     struct ptn_probes p;
 
     set(lab, "rate 10mbit queue 50");
-    if (!ptn_probe(lab, 500, 1472, 0, &p)) {
+    if (!ptn_probe(lab, 300, 1472, 0, &p)) {
         check(false, "queue", "no sockets: %s", strerror(errno));
         return;
     }
@@ -195,7 +194,7 @@ static void loss(struct ptn_lab *lab, unsigned scale)
         snprintf(words, sizeof words, "loss %g%%", share[i] * 100);
         snprintf(name, sizeof name, "loss %g %%", share[i] * 100);
         set(lab, words);
-        if (!ptn_probe(lab, n, 64, 0, &p)) {
+        if (!ptn_probe(lab, n, 64, PACE_NS, &p)) {
             check(false, name, "no sockets: %s", strerror(errno));
             continue;
         }
@@ -215,7 +214,7 @@ static void burst(struct ptn_lab *lab, unsigned scale)
     unsigned n = 10000 * scale, bursts = 0, lost = 0;
 
     set(lab, "burst 5% 5");
-    if (!ptn_probe(lab, n, 64, 0, &p)) {
+    if (!ptn_probe(lab, n, 64, PACE_NS, &p)) {
         check(false, "loss in bursts", "no sockets: %s", strerror(errno));
         return;
     }
@@ -240,7 +239,7 @@ static void copies(struct ptn_lab *lab, unsigned scale)
     double share = 0.1, slack = SIGMAS * sqrt(n * share * (1 - share));
 
     set(lab, "duplicate 10%");
-    if (!ptn_probe(lab, n, 64, 0, &p)) {
+    if (!ptn_probe(lab, n, 64, PACE_NS, &p)) {
         check(false, "duplicates", "no sockets: %s", strerror(errno));
         return;
     }
@@ -373,7 +372,10 @@ int ptn_selftest(bool is_long)
     stream(&lab, AF_INET, "delay 1ms rate 300mbit", "TCP, 300 Mbit/s", ns, 0);
     stream(&lab, AF_INET, "delay 1ms loss 1%", "TCP, 1 % loss", ns, 0);
     stream(&lab, AF_INET, "delay 1ms duplicate 2% reorder 2% 1ms", "TCP, reordering", ns, 0);
-    stream(&lab, AF_INET6, "delay 1ms loss 0.5%", "TCP over IPv6", ns, 0);
+    if (ptn_lab_do(&lab, "nodes") && strstr(lab.answer, "fd77::2\n"))
+        stream(&lab, AF_INET6, "delay 1ms loss 0.5%", "TCP over IPv6", ns, 0);
+    else
+        printf("  NOT RUN TCP over IPv6: it is switched off here\n");
     flow_cut(&lab);
     flow_reset(&lab, "delay 10ms", "RST, long path");
     flow_reset(&lab, "delay 2ms loss 1% rate 100mbit", "RST, lossy path");
