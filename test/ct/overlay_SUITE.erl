@@ -4,11 +4,12 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
--export([views/1, no_mesh/1, broadcast/1, relay/1, topology/1, deaths/1, leaver/1, restart/1]).
+-export([views/1, no_mesh/1, broadcast/1, relay/1, topology/1, deaths/1, leaver/1, restart/1,
+         ring/1]).
 
 suite() -> [{timetrap, {minutes, 5}}].
 
-all() -> [views, no_mesh, broadcast, relay, topology, deaths, leaver, restart].
+all() -> [views, no_mesh, broadcast, relay, topology, deaths, leaver, restart, ring].
 
 -define(wait(Condition), ?assert(pt_peer:wait(fun() -> Condition end, 60000, 200))).
 
@@ -232,3 +233,23 @@ restart(Config) ->
     ?wait(healthy(graph(Nodes))),
     ok = pt_peer:call(Failing, pt_heard, send, [after_restart, x]),
     ?wait(all_heard(after_restart, Nodes)).
+
+%% An overlay made by the book (docs/overlays.md): one module, and a manager that names it. Every
+%% node has its two neighbours, all others by relay; a dead one is passed over.
+ring(_Config) ->
+    Nodes = [A | _] = pt_cluster:start(6, [{peer_service_manager, pt_ring}]),
+    ok = pt_cluster:join(Nodes, join),
+    ?wait(is_ring(Nodes)),
+    routed(Nodes),
+    forwarded(Nodes),
+    pt_peer:kill(A),
+    ?wait(is_ring(tl(Nodes))),
+    routed(tl(Nodes)),
+    forwarded(tl(Nodes)),
+    pt_cluster:stop(Nodes).
+
+is_ring(Nodes) ->
+    Names = pt_cluster:names(Nodes),
+    Beside = lists:zip3([lists:last(Names) | lists:droplast(Names)], Names,
+                        tl(Names) ++ [hd(Names)]),
+    graph(Nodes) =:= maps:from_list([{N, lists:usort([Before, After])} || {Before, N, After} <- Beside]).
