@@ -3,7 +3,9 @@
 
 -export([start/1, stop/1, port/1]).
 
--include_lib("kernel/src/inet_dns.hrl").
+%% RFC 1035, 4.1.1. kernel/src/inet_dns.hrl has them, but Debian 13 installs it with the source only.
+-define(NOERROR, 0).
+-define(NXDOMAIN, 3).
 
 %% Records: {Name, Type} => [Data], as inet_res has them.
 start(Records) ->
