@@ -33,6 +33,8 @@ struct pt_peer {
     bool has_notify;
     uint64_t flushed_at;  /* ns */
     bool direct;          /* that flush was made by outputv: its batch may go on */
+    uint64_t burst;       /* messages delivered by the last read .. */
+    uint64_t burst_at;    /* .. and when, ns, if several */
     bool half_closed;     /* nothing more to send: FIN sent on all lanes */
     uint64_t flush_mark;  /* how far a closing port had come when it last moved */
     uint64_t flush_moved; /* ns, when that was */

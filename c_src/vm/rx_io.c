@@ -149,8 +149,14 @@ int pt_rx_io(struct pt_peer *p, struct pt_lane *l)
 {
     struct pt_stream *s = l->stream;
     bool authed = !p->s.rx.auth;
+    uint64_t before = s->rx.delivered;
     int rc = read_some(s, l);
     publish(s, l);
+    if (s == &p->s) {
+        p->burst = s->rx.delivered - before;
+        if (p->burst > 1)
+            p->burst_at = pt_now_ns();
+    }
     if (!rc && !authed && !p->s.rx.auth)
         for (struct pt_stream *all = NULL; (all = pt_peer_stream(p, all));)
             for (unsigned i = 0; i < PT_LANES_MAX; i++)

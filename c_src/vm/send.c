@@ -12,9 +12,11 @@ enum {
     FLUSH_ROUNDS = 16,         /* over the lanes, in one flush */
     SCHED_SMALL = 1024 * 1024, /* bytes a scheduler sends on a lane in one flush */
     SCHED_MIXED =
-        256 * 1024,          /* the same on a lane of a channel, where the flush is in a NIF call */
-    SCHED_BULK = 128 * 1024, /* a longer queue of bulk goes to the loop at once */
-    ACK_PIGGYBACK = 16,      /* deliveries worth an ACK frame beside data */
+        256 * 1024, /* the same on a lane of a channel, where the flush is in a NIF call */
+    /* A longer queue of bulk goes to the loop at once. Below, sending it here costs no hand-over; on two
+     * cores the loop is one thread more than they can run (docs/performance.md). */
+    SCHED_BULK = 16 * 1024 * 1024,
+    ACK_PIGGYBACK = 16, /* deliveries worth an ACK frame beside data */
 };
 static const uint64_t LOSSY_LOOK_NS = 20 * 1000000ull;
 static const uint64_t LOSSY_AGAIN_NS = 2 * 1000000000ull;

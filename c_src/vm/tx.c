@@ -15,6 +15,9 @@
 enum {
     FLUSH_BUSY_NS = 15 * 1000,
     FLUSH_LONE_NS = 3 * 1000, /* the same if the last flush carried one packet only */
+    /* After a read that delivered several messages: their receivers are about to answer, and not all
+     * within FLUSH_LONE_NS of each other. */
+    FLUSH_BURST_NS = 50 * 1000,
     SCAN = 1024, /* bytes looked at: all of nearly every header and control tuple; one whose
                     sender lies behind is fenced */
 };
@@ -172,8 +175,10 @@ static bool scheduled(const struct pt_peer *p)
  * packet and lie a round trip apart are a lone client's, who gains nothing from waiting. */
 static bool busy_sending(const struct pt_peer *p)
 {
-    uint64_t since = pt_now_ns() - p->flushed_at;
-    return since < FLUSH_LONE_NS || (since < FLUSH_BUSY_NS && p->flush_carried > 1);
+    uint64_t now = pt_now_ns();
+    uint64_t since = now - p->flushed_at;
+    return since < FLUSH_LONE_NS || (since < FLUSH_BUSY_NS && p->flush_carried > 1) ||
+           (p->burst > 1 && now - p->burst_at < FLUSH_BURST_NS);
 }
 
 static void soon(struct pt_peer *p, bool busy)
