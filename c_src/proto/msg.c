@@ -126,10 +126,68 @@ struct pt_msg *pt_msg_new(const struct pt_source *src, const struct pt_owner_ops
     return pt_msg_new_in(NULL, src, ops);
 }
 
+static struct pt_msg *begin(struct pt_msg *m, struct pt_msg_pool *pool, const struct pt_source *src,
+                            uint32_t nslices)
+{
+    memset(m, 0, sizeof *m);
+    m->pool = pool;
+    pt_list_init(&m->pick);
+    pt_list_init(&m->order);
+    /* slices, references, copied bytes */
+    m->natoms = (uint16_t)src->natoms;
+    m->atoms = (struct pt_atom_ref *)(m->first.slices + nslices);
+    for (unsigned i = 0; i < src->natoms; i++) {
+        m->atoms[i] = src->atoms[i];
+        pt_atom_hold(m->atoms[i].atom);
+    }
+    m->seg = m->last = &m->first;
+    m->complete = true;
+    return m;
+}
+
+/* What fits a block of the pool is one copied slice: nothing to plan, no reference to count. NULL:
+ * it does not fit, or there is no memory, which the long way will find, too. */
+static struct pt_msg *new_flat(struct pt_msg_pool *pool, const struct pt_source *src)
+{
+    size_t room = PT_MSG_POOL_BLOCK - sizeof(struct pt_msg) - sizeof(struct pt_slice);
+    size_t need = src->natoms * sizeof(struct pt_atom_ref) + src->prefix_len;
+    size_t skip = src->skip;
+
+    for (size_t i = 0; i < src->count; i++)
+        need += src->iov[i].iov_len;
+    if (need - skip > room)
+        return NULL;
+    struct pt_msg *m = pool_get(pool);
+    if (!m)
+        return NULL;
+    begin(m, pool, src, 1);
+    uint8_t *start = (uint8_t *)(m->atoms + m->natoms), *to = start;
+    if (src->prefix_len) {
+        memcpy(to, src->prefix, src->prefix_len);
+        to += src->prefix_len;
+    }
+    for (size_t i = 0; i < src->count; i++) {
+        size_t n = src->iov[i].iov_len;
+        size_t cut = PT_MIN(skip, n);
+        skip -= cut;
+        if (n == cut) /* also the empty first element of an ErlIOVec, whose base is NULL */
+            continue;
+        memcpy(to, (const uint8_t *)src->iov[i].iov_base + cut, n - cut);
+        to += n - cut;
+    }
+    m->size = m->room = (size_t)(to - start);
+    m->first.nslices = m->size ? 1 : 0;
+    m->first.slices[0] = (struct pt_slice){NULL, start, m->size};
+    return m;
+}
+
 struct pt_msg *pt_msg_new_in(struct pt_msg_pool *pool, const struct pt_source *src,
                              const struct pt_owner_ops *ops)
 {
     struct plan pl;
+    struct pt_msg *flat = pool ? new_flat(pool, src) : NULL;
+    if (PT_LIKELY(flat))
+        return flat;
     walk(src, &pl, NULL);
     size_t atoms_size = src->natoms * sizeof(struct pt_atom_ref);
     size_t size = sizeof(struct pt_msg) + atoms_size + tail_size(&pl);
@@ -138,21 +196,9 @@ struct pt_msg *pt_msg_new_in(struct pt_msg_pool *pool, const struct pt_source *s
     struct pt_msg *m = pool ? pool_get(pool) : pt_alloc(size);
     if (!m)
         return NULL;
-    memset(m, 0, sizeof *m);
-    m->pool = pool;
-    pt_list_init(&m->pick);
-    pt_list_init(&m->order);
-    /* slices, references, copied bytes */
-    m->natoms = (uint16_t)src->natoms;
-    m->atoms = (struct pt_atom_ref *)(m->first.slices + pl.nslices);
-    for (unsigned i = 0; i < src->natoms; i++) {
-        m->atoms[i] = src->atoms[i];
-        pt_atom_hold(m->atoms[i].atom);
-    }
+    begin(m, pool, src, pl.nslices);
     fill_seg(&m->first, src, &pl, (uint8_t *)(m->atoms + m->natoms), ops);
-    m->seg = m->last = &m->first;
     m->size = m->room = pl.total;
-    m->complete = true;
     return m;
 }
 
@@ -267,6 +313,11 @@ size_t pt_msg_fit(const struct pt_msg *m, size_t len, unsigned max)
 void pt_msg_copy(struct pt_msg *m, uint8_t *out, size_t len)
 {
     struct cursor c = cursor_of(m);
+    if (PT_LIKELY(!m->emitted && m->first.nslices == 1 && m->first.slices[0].len == len)) {
+        memcpy(out, m->first.slices[0].base, len);
+        m->emitted = m->slice_off = len;
+        return;
+    }
     for (size_t left = len; left;) {
         const struct pt_slice *s = here(&c);
         if (!s)

@@ -30,6 +30,7 @@ int pt_txq_init(struct pt_txq *q, const struct pt_owner_ops *ops)
     memset(q, 0, sizeof *q);
     q->ops = ops;
     pt_hmap_init(&q->flows);
+    pt_list_init(&q->idle);
     pt_list_init(&q->express);
     pt_list_init(&q->small);
     pt_list_init(&q->bulk_wait);
@@ -267,6 +268,8 @@ static bool must_wait(struct pt_txq *q, struct pt_msg *m, unsigned lane)
         return false;
     struct pt_list *only = is_small(m) ? q->only_small : q->only_bulk;
     pt_list_push(o.only < 0 ? &q->blocked : &only[o.only], &m->pick);
+    if (o.only >= 0)
+        q->only |= 1u << o.only;
     q->stats.blocked++;
     return true;
 }

@@ -47,6 +47,9 @@ enum {
      * lane that stands still, at a million a second on the others. */
     PT_TXQ_UNACKED = 2 * 1024 * 1024,
     PT_TXQ_LANES = 16, /* lanes are numbered below this */
+    /* Flows remembered with nothing under way: a client that asks and waits would otherwise enter and
+     * leave the table with each request. */
+    PT_TXQ_IDLE_FLOWS = 256,
 };
 
 enum { PT_WANT_SMALL = 1, PT_WANT_BULK = 2 };
@@ -62,6 +65,9 @@ struct pt_txq {
     struct pt_hmap flows;
     struct pt_flow *hot;   /* the flow used last: batches come from one sender */
     struct pt_flow *spare; /* freed flows for re-use */
+    struct pt_list
+        idle; /* flows (pt_flow.link) with nothing queued or unacknowledged, oldest first */
+    unsigned idle_count;
     /* picking; lists of pt_msg.pick unless said otherwise */
     struct pt_list express; /* small, next to leave */
     struct pt_list small;   /* flows (pt_flow.link) whose head is small and queued */
@@ -70,6 +76,7 @@ struct pt_txq {
     struct pt_list blocked;     /* speculative and over the limit: until the next ack */
     /* the same, but on this lane it would be sure: until the lane asks for more, or the next ack */
     struct pt_list only_small[PT_TXQ_LANES], only_bulk[PT_TXQ_LANES];
+    unsigned only; /* lanes, a bit each, that may have something in these lists */
     unsigned active;
     size_t small_run;
     size_t turn;         /* bytes left of the first small flow's turn */

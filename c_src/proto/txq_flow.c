@@ -6,9 +6,14 @@ enum { RING_LEAST = 256, RING_SMALL = 1024 };
 
 struct pt_flow *pt_flow_get(struct pt_txq *q, uint64_t key)
 {
-    if (q->hot && q->hot->key == key)
-        return q->hot;
-    struct pt_flow *f = pt_hmap_get(&q->flows, key);
+    struct pt_flow *f = q->hot;
+    if (!f || f->key != key)
+        f = pt_hmap_get(&q->flows, key);
+    if (f && f->resting) {
+        pt_list_del(&f->link);
+        f->resting = false;
+        q->idle_count--;
+    }
     if (!f) {
         f = q->spare;
         if (f)
@@ -29,8 +34,15 @@ struct pt_flow *pt_flow_get(struct pt_txq *q, uint64_t key)
 
 void pt_flow_maybe_free(struct pt_txq *q, struct pt_flow *f)
 {
-    if (f->unacked || f->state != PT_FLOW_IDLE)
+    if (f->unacked || f->state != PT_FLOW_IDLE || f->resting)
         return;
+    f->resting = true;
+    pt_list_push(&q->idle, &f->link);
+    if (q->idle_count < PT_TXQ_IDLE_FLOWS) {
+        q->idle_count++;
+        return;
+    }
+    f = PT_CONTAINER_OF(pt_list_pop(&q->idle), struct pt_flow, link);
     pt_hmap_del(&q->flows, f->key);
     if (q->hot == f)
         q->hot = NULL;
@@ -126,10 +138,11 @@ int pt_txq_ack(struct pt_txq *q, uint64_t number)
             pt_flow_maybe_free(q, u->flow);
         }
     }
-    for (unsigned i = 0; i < PT_TXQ_LANES; i++) {
+    for (unsigned i = 0; q->only >> i; i++) {
         pt_list_splice(&q->blocked, &q->only_small[i]);
         pt_list_splice(&q->blocked, &q->only_bulk[i]);
     }
+    q->only = 0;
     for (struct pt_list *n; (n = pt_list_pop(&q->blocked));)
         pt_txq_enlist(q, PT_CONTAINER_OF(n, struct pt_msg, pick));
     return 0;
@@ -138,7 +151,7 @@ int pt_txq_ack(struct pt_txq *q, uint64_t number)
 unsigned pt_txq_called(const struct pt_txq *q)
 {
     unsigned lanes = 0;
-    for (unsigned i = 0; i < PT_TXQ_LANES; i++)
+    for (unsigned i = 0; q->only >> i; i++)
         if (!pt_list_empty(&q->only_small[i]) || !pt_list_empty(&q->only_bulk[i]))
             lanes |= 1u << i;
     return lanes;

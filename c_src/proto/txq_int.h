@@ -11,13 +11,14 @@ enum pt_flow_state {
 };
 
 struct pt_flow {
-    struct pt_list link;  /* q->small */
+    struct pt_list link;  /* q->small, or q->idle while resting */
     struct pt_list queue; /* pt_msg.order: complete messages not yet picked, in order */
     struct pt_flow *next_spare;
     uint64_t key;
     uint64_t last; /* number of its last numbered message, 0 = none */
     uint32_t unacked;
     uint8_t state;
+    bool resting; /* in q->idle: state IDLE, nothing unacknowledged */
     uint8_t last_lane;
     uint64_t last_until; /* it is sure on last_lane once this number is acknowledged */
 };
