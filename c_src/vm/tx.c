@@ -143,10 +143,23 @@ int pt_tx_output(struct pt_peer *p, ErlIOVec *ev)
         pthread_mutex_unlock(&p->s.lock);
         return 0;
     }
-    gather(ev, front, n);
-    pt_packet_scan(front, n, size, &pk);
+    /* The VM puts header and control tuple into one piece, nearly always the first that is not empty.
+     * What makes no sense there is looked at once more, with what follows. */
+    int i = 0;
+    while (!ev->iov[i].iov_len)
+        i++;
+    size_t piece = PT_MIN(ev->iov[i].iov_len, n);
+    const uint8_t *p0 = (const uint8_t *)ev->iov[i].iov_base;
+    pt_packet_scan(p0, piece, size, &pk);
+    if (PT_LIKELY(piece == n || (pk.form == PT_FORM_WHOLE && pk.order == PT_ORDER_SENDER)))
+        n = piece;
+    else {
+        gather(ev, front, n);
+        pt_packet_scan(front, n, size, &pk);
+        p0 = front;
+    }
     if (PT_LIKELY(!pk.cut || n == size))
-        return take_packet(p, ev, &pk, front, n);
+        return take_packet(p, ev, &pk, p0, n);
     return long_header(p, ev);
 }
 

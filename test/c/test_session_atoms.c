@@ -386,12 +386,12 @@ enum { PIPE = 512 * 1024 };
 
 static void pump_tx(struct run *r, unsigned i, size_t n)
 {
-    struct pt_batch *b = r->p->lanes[i].batch;
+    struct pt_batch *b = r->p->s.lanes[i].batch;
     if (!b->bytes) {
         unsigned want = r->lanes == 1 || sup_chance(&r->rng, 70) ? PT_WANT_SMALL | PT_WANT_BULK
                         : i                                      ? PT_WANT_BULK
                                                                  : PT_WANT_SMALL;
-        int rc = pt_batch_fill(b, &r->p->txq, want, PT_FRAME_SINGLE_MAX);
+        int rc = pt_batch_fill(b, &r->p->s.txq, want, PT_FRAME_SINGLE_MAX);
         if (rc < 0 && !r->error)
             r->error = rc;
     }
@@ -432,7 +432,7 @@ static void pump_rx(struct run *r, unsigned i, size_t n)
         return;
     }
     if (!r->over)
-        sup_must(pt_txq_ack(&r->p->txq, r->rx.order.watermark) == 0 || sup_alloc_failed());
+        sup_must(pt_txq_ack(&r->p->s.txq, r->rx.order.watermark) == 0 || sup_alloc_failed());
 }
 
 static size_t random_piece(struct sup_rng *r)
@@ -446,7 +446,7 @@ static void step(struct run *r, unsigned stalls)
     unsigned i = (unsigned)sup_below(&r->rng, r->lanes);
     switch (sup_below(&r->rng, 6)) {
     case 0:
-        if (r->p->txq.bytes < 2 * 1024 * 1024)
+        if (r->p->s.txq.bytes < 2 * 1024 * 1024)
             send_message(r);
         break;
     case 1:
@@ -475,14 +475,14 @@ static bool start(struct run *r, uint64_t seed, unsigned lanes)
     pt_hmap_init(&r->p->joins);
     r->p->max_queue = r->p->low_queue = SIZE_MAX;
     pt_rx_init(&r->rx, &rx_ops, r, UINT64_MAX, NULL);
-    r->error = pt_txq_init(&r->p->txq, &pt_host_owner_ops);
-    r->p->txq.lanes = lanes;
+    r->error = pt_txq_init(&r->p->s.txq, &pt_host_owner_ops);
+    r->p->s.txq.lanes = lanes;
     for (unsigned i = 0; i < lanes; i++) {
         pt_rx_lane_init(&r->lane[i]);
         r->pipe[i].at = malloc(PIPE);
         sup_must(r->pipe[i].at);
-        r->p->lanes[i].batch = pt_batch_new(i);
-        if (!r->p->lanes[i].batch)
+        r->p->s.lanes[i].batch = pt_batch_new(i);
+        if (!r->p->s.lanes[i].batch)
             r->error = -ENOMEM;
     }
     return !r->error;
@@ -491,14 +491,14 @@ static bool start(struct run *r, uint64_t seed, unsigned lanes)
 static void finish(struct run *r)
 {
     for (unsigned i = 0; i < r->lanes; i++) {
-        pt_batch_free(r->p->lanes[i].batch, &pt_host_owner_ops);
+        pt_batch_free(r->p->s.lanes[i].batch, &pt_host_owner_ops);
         pt_rx_lane_free(&r->rx, &r->lane[i]);
         free(r->pipe[i].at);
     }
     for (unsigned i = 0; i < SENDERS; i++)
         free(r->open[i].body);
     pt_join_free(r->p);
-    pt_txq_free(&r->p->txq);
+    pt_txq_free(&r->p->s.txq);
     pt_msg_pool_free(&r->p->pool);
     pt_atom_table_free(&r->p->vm_atoms);
     pt_rx_free(&r->rx);
@@ -636,7 +636,7 @@ START_TEST(test_held_sections_count)
     post(&run, begin_message(&run, 0, LARGE), true);
     while (run.open[0].left)
         go_on(&run, &run.open[0]);
-    while (run.p->txq.bytes || run.p->lanes[1].batch->bytes)
+    while (run.p->s.txq.bytes || run.p->s.lanes[1].batch->bytes)
         pump_tx(&run, 1, SIZE_MAX);
     for (unsigned i = 0; i < MANY && !run.error; i++) {
         struct message *m = begin_message(&run, 0, SMALL);
@@ -659,7 +659,7 @@ START_TEST(test_held_sections_count)
     }
     ck_assert_str_eq(pt_strerror(run.error), pt_strerror(0));
     ck_assert_uint_gt(run.rx.order.held_bytes, PT_TXQ_SPECULATIVE / 2);
-    ck_assert_uint_gt(run.p->txq.messages, 0); /* the limit was reached: else all is on its way */
+    ck_assert_uint_gt(run.p->s.txq.messages, 0); /* the limit was reached: else all is on its way */
     settle(&run);
     ck_assert_uint_eq(run.delivered, run.count);
     finish(&run);
