@@ -471,9 +471,9 @@ static bool start(struct run *r, uint64_t seed, unsigned lanes)
         r->out_cache[i] = -1;
     r->p = calloc(1, sizeof *r->p);
     sup_must(r->p);
-    pthread_mutex_init(&r->p->lock, NULL);
+    pthread_mutex_init(&r->p->s.lock, NULL);
     pt_hmap_init(&r->p->joins);
-    r->p->max_queue = r->p->low_queue = SIZE_MAX;
+    r->p->s.max_queue = r->p->s.low_queue = SIZE_MAX;
     pt_rx_init(&r->rx, &rx_ops, r, UINT64_MAX, NULL);
     r->error = pt_txq_init(&r->p->s.txq, &pt_host_owner_ops);
     r->p->s.txq.lanes = lanes;
@@ -499,10 +499,10 @@ static void finish(struct run *r)
         free(r->open[i].body);
     pt_join_free(r->p);
     pt_txq_free(&r->p->s.txq);
-    pt_msg_pool_free(&r->p->pool);
+    pt_msg_pool_free(&r->p->s.pool);
     pt_atom_table_free(&r->p->vm_atoms);
     pt_rx_free(&r->rx);
-    pthread_mutex_destroy(&r->p->lock);
+    pthread_mutex_destroy(&r->p->s.lock);
     free(r->p);
     free(r->messages);
     sup_must(sup_alloc_live() == 0);
