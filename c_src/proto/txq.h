@@ -144,8 +144,8 @@ bool pt_txq_has(const struct pt_txq *q, unsigned want);
 /* Bytes of messages that are not complete and may never be. O(their number). */
 size_t pt_txq_unfinished(const struct pt_txq *q);
 
-bool pt_txq_idle(const struct pt_txq *q); /* nothing to emit */
-size_t pt_txq_flows(const struct pt_txq *q);
+bool pt_txq_idle(const struct pt_txq *q);    /* nothing to emit */
+size_t pt_txq_flows(const struct pt_txq *q); /* with something queued or unacknowledged */
 uint64_t pt_txq_unacked(const struct pt_txq *q);
 
 #endif

@@ -32,6 +32,15 @@ struct pt_flow *pt_flow_get(struct pt_txq *q, uint64_t key)
     return f;
 }
 
+static void forget(struct pt_txq *q, struct pt_flow *f)
+{
+    pt_hmap_del(&q->flows, f->key);
+    if (q->hot == f)
+        q->hot = NULL;
+    f->next_spare = q->spare;
+    q->spare = f;
+}
+
 void pt_flow_maybe_free(struct pt_txq *q, struct pt_flow *f)
 {
     if (f->unacked || f->state != PT_FLOW_IDLE || f->resting)
@@ -42,12 +51,7 @@ void pt_flow_maybe_free(struct pt_txq *q, struct pt_flow *f)
         q->idle_count++;
         return;
     }
-    f = PT_CONTAINER_OF(pt_list_pop(&q->idle), struct pt_flow, link);
-    pt_hmap_del(&q->flows, f->key);
-    if (q->hot == f)
-        q->hot = NULL;
-    f->next_spare = q->spare;
-    q->spare = f;
+    forget(q, PT_CONTAINER_OF(pt_list_pop(&q->idle), struct pt_flow, link));
 }
 
 void pt_flow_free_all(struct pt_txq *q)
@@ -109,6 +113,9 @@ void pt_txq_trim(struct pt_txq *q)
     size_t size = ring_size(q);
     if (size > RING_SMALL && pt_txq_unacked(q) * 8 <= size)
         (void)resize_ring(q, size / 2);
+    for (struct pt_list *n; (n = pt_list_pop(&q->idle));)
+        forget(q, PT_CONTAINER_OF(n, struct pt_flow, link));
+    q->idle_count = 0;
     trim_spare(q);
     pt_hmap_trim(&q->flows);
 }
@@ -157,6 +164,6 @@ unsigned pt_txq_called(const struct pt_txq *q)
     return lanes;
 }
 
-size_t pt_txq_flows(const struct pt_txq *q) { return q->flows.count; }
+size_t pt_txq_flows(const struct pt_txq *q) { return q->flows.count - q->idle_count; }
 
 uint64_t pt_txq_unacked(const struct pt_txq *q) { return q->next_number - 1 - q->acked; }

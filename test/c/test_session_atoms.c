@@ -34,6 +34,28 @@ void pt_peer_wake(struct pt_peer *p) { (void)p; }
 
 uint64_t pt_now_ns(void) { return 0; }
 
+/* Sending and the limits are not under test: the lanes are emptied below. */
+void pt_cap_account(struct pt_stream *s) { (void)s; }
+
+bool pt_stream_is_full(const struct pt_stream *s)
+{
+    (void)s;
+    return false;
+}
+
+bool pt_stream_is_low(const struct pt_stream *s)
+{
+    (void)s;
+    return true;
+}
+
+int pt_stream_send(struct pt_stream *s, unsigned first)
+{
+    (void)s;
+    (void)first;
+    return 0;
+}
+
 /* ---- atoms: more than slots in use, so that they collide ---- */
 
 enum { ATOMS = 900, SLOTS_USED = 300, LANES = 4, SENDERS = 12, MAX_BODY = 400 * 1024 };
