@@ -65,7 +65,10 @@ static int netns(const char *path, const char *node)
     }
     close(fd);
     if (fds[1] >= 0) {
-        setns(fds[1], CLONE_NEWUSER); /* the second time it is ours already */
+        /* The second time it is ours already. A network namespace that goes with it, since there is
+         * no way back into one of others, and whoever stays in a node ends with it. */
+        if (!setns(fds[1], CLONE_NEWUSER))
+            unshare(CLONE_NEWNET);
         close(fds[1]);
     }
     return fds[0];
@@ -170,9 +173,10 @@ int ptn_lab_socket(struct ptn_lab *lab, int node, int family, int type)
 
     if (home >= 0 && !setns(lab->ns[node], CLONE_NEWNET)) {
         fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        /* Into a namespace of the first user namespace there is no way back from another, and
-         * nothing of ours is left to do there. */
-        setns(home, CLONE_NEWNET);
+        if (setns(home, CLONE_NEWNET)) {
+            close(fd);
+            fd = -1;
+        }
     }
     if (home >= 0)
         close(home);
