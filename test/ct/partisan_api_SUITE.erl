@@ -12,7 +12,7 @@
          sys_and_proc_lib/1, inet/1, small_modules/1, transform/1]).
 %% run on nodes
 -export([callback/2]).
--export([init/1, handle_call/3, handle_cast/2, handle_event/2]).
+-export([init/1, handle_call/2, handle_call/3, handle_cast/2, handle_event/2]).
 
 suite() ->
     [{timetrap, {seconds, 60}}].
@@ -46,7 +46,7 @@ bad_options(_Config) ->
            {connection_interval, -1}, {listen_addrs, ["nowhere"]}],
     {error, {partisan, {{bad_options, Lines}, _}}} =
         on(A, fun() ->
-            ok = application:load(partisan),
+            _ = application:load(partisan),
             [ok = application:set_env(partisan, Key, Value) || {Key, Value} <- Bad],
             partisan:start()
         end),
@@ -79,8 +79,10 @@ carrier_started_later(_Config) ->
                  on(A, fun() -> partisan:forward_message(pt_peer:node(B), here, m, []) end)),
     ?assertEqual([], maps:get(listen_addrs, on(A, fun partisan:node_spec/0))),
     Name = list_to_atom(pt_peer:opts_name(api_late) ++ "@127.0.0.1"),
+    Cookie = pt_peer:call(B, erlang, get_cookie, []),
     ok = on(A, fun() -> {ok, _} = net_kernel:start(Name, #{name_domain => longnames}),
-                        true = erlang:set_cookie(list_to_atom("pt_" ++ ct_pid(B))), ok end),
+                        true = erlang:set_cookie(Cookie),
+                        ok end),
     ?assertEqual(Name, on(A, fun partisan:node/0)),
     ?assertMatch([_ | _], maps:get(listen_addrs, on(A, fun partisan:node_spec/0))),
     Pid = pt_peer:spawn_collector(B),
@@ -88,11 +90,6 @@ carrier_started_later(_Config) ->
     ?assertEqual(ok, on(A, fun() -> partisan:forward_message(Pid, late, [{channel, vnode}]) end)),
     ?assert(pt_peer:wait(fun() -> pt_peer:collected(B, Pid) =:= [late] end)),
     stop([A, B]).
-
-%% The cookie pt_peer gives has the test node's process id in it.
-ct_pid(B) ->
-    "pt_" ++ OsPid = atom_to_list(pt_peer:call(B, erlang, get_cookie, [])),
-    OsPid.
 
 %% ------------------------------------------------------------------------------------------------
 %% References
@@ -404,9 +401,11 @@ config_keys(_Config) ->
 channels(_Config) ->
     {A, B} = pair(),
     NodeB = pt_peer:node(B),
-    ok = on(A, fun() -> partisan_config:set(parallelism, 3) end),
-    ok = on(A, fun() -> partisan_config:set(channels, [undefined, broadcast, {monotonic, gossip}, {vnode, #{parallelism => 2}},
-                                                       #{name => bulk, compression => true}, {more, [{parallelism, 5}]}]) end),
+    [begin
+         ok = on(P, fun() -> partisan_config:set(parallelism, 3) end),
+         ok = on(P, fun() -> partisan_config:set(channels, [undefined, broadcast, {monotonic, gossip}, {vnode, #{parallelism => 2}},
+                                                            #{name => bulk, compression => true}, {more, [{parallelism, 5}]}]) end)
+     end || P <- [A, B]],
     ?assertEqual(#{undefined => #{parallelism => 3, monotonic => false, compression => false},
                    broadcast => #{parallelism => 3, monotonic => false, compression => false},
                    gossip => #{parallelism => 3, monotonic => true, compression => false},
@@ -570,7 +569,7 @@ gen_statem_event_fsm(_Config) ->
     V = partisan_gen_event,
     ?assertEqual([ok, [?MODULE], ok, ok, {seen, [b, a]}, {seen, [b, a]}, ok, []], on(A, fun() ->
         [V:add_handler(EE, ?MODULE, events), V:which_handlers(EE), V:notify(EE, a), V:sync_notify({events, pt_peer:node(B)}, b),
-         V:call(EE, ?MODULE, seen), V:call(EE, ?MODULE, seen, [{timeout, 1000}]), V:delete_handler(EE, ?MODULE, none) =:= ok andalso ok,
+         V:call(EE, ?MODULE, seen), V:call(EE, ?MODULE, seen, [{timeout, 1000}]), V:delete_handler(EE, ?MODULE, none),
          V:which_handlers(E)] end)),
     ok = on(A, fun() -> V:stop(EE) end),
     %% gen_fsm
@@ -608,7 +607,7 @@ sys_and_proc_lib(_Config) ->
     ?assertMatch([{ok, _}, {?MODULE, callback, _}, ok], on(A, fun() ->
         Started = P:start(?MODULE, callback, [acknowledge, self()]),
         {ok, Child} = Started,
-        [Started, P:initial_call(Child), P:stop(partisan_remote_ref:from_term(Child)) =:= ok orelse ok] end)),
+        [Started, P:initial_call(Child), P:stop(partisan_remote_ref:from_term(Child))] end)),
     ?assertEqual(pt_peer:node(B), on(A, fun() -> node(P:spawn(pt_peer:node(B), fun() -> ok end)) end)),
     stop([A, B]).
 
@@ -687,6 +686,8 @@ handle_call({stop, Reason}, _From, N) -> {stop, Reason, N};
 handle_call(_, _From, N) -> {reply, what, N}.
 
 handle_cast({count, I}, N) -> {noreply, N + I}.
+
+handle_call(seen, Seen) -> {ok, {seen, Seen}, Seen}.
 
 handle_event(Event, Seen) -> {ok, [Event | Seen]}.
 
