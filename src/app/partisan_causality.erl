@@ -1,5 +1,5 @@
-%% Causal delivery (option `causal_label`): messages of one label are delivered at each node in an order
-%% that respects what their senders had seen, whichever nodes they come from.
+%% Causal delivery (option `causal_label`): messages of one label are delivered at each node in an
+%% order that respects what their senders had seen, whichever nodes they come from.
 %%
 %% A label is a process at each node, started when it is first used. Messages travel as acknowledged
 %% ones, because one that got lost would be waited for. Order is between nodes: what a process sends
@@ -88,7 +88,8 @@ handle_cast({incoming, {Stamp, Dest, Msg}}, #{core := Core0} = State) ->
 handle_cast(_Msg, State) ->
     {noreply, State}.
 
-%% Nothing was set free for `causal_hold` ms: what is waited for will not come (a node has died with it).
+%% Nothing was set free for `causal_hold` ms: what is waited for will not come (a node has died with
+%% it).
 handle_info({overdue, Ref}, #{timer := {_, Ref}, core := Core0, label := Label} = State) ->
     {Ready, Core} = partisan_causality_core:force(Core0),
     ?LOG_WARNING("partisan: ~b messages of causal label ~tp are delivered without one sent before "

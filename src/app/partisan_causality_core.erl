@@ -1,9 +1,9 @@
 %% Causal order between nodes, for messages from one to one (Schiper, Eggli, Sandoz 1989). Pure.
 %%
-%% A clock counts, for each node, the messages it has sent. Each message carries its sender's clock, and
-%% for other destinations the clock of the last message to them that its sender knows of. A message
-%% waits until the receiver's clock has reached what the message knows of messages to that receiver:
-%% then all that were sent before it, by whomever, have been delivered.
+%% A clock counts, for each node, the messages it has sent. Each message carries its sender's clock,
+%% and for other destinations the clock of the last message to them that its sender knows of. A
+%% message waits until the receiver's clock has reached what the message knows of messages to that
+%% receiver: then all that were sent before it, by whomever, have been delivered.
 %%
 %% It needs that each message arrives once; order on the way does not matter.
 -module(partisan_causality_core).
@@ -67,8 +67,8 @@ may_deliver({_From, _Clock, Known}, #{me := Me, clock := Mine}) ->
         _ -> true
     end.
 
-%% A message's knowledge about its sender that the sender itself has caught up with is old news, and so
-%% is anything about us: such entries would travel for ever.
+%% A message's knowledge about its sender that the sender itself has caught up with is old news, and
+%% so is anything about us: such entries would travel for ever.
 deliver({From, Clock, Theirs}, #{me := Me, clock := Mine, known := Known} = S) ->
     Both = maps:merge_with(fun(_, A, B) -> merge(A, B) end, Known, maps:remove(Me, Theirs)),
     Fresh = case Both of

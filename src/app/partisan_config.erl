@@ -1,8 +1,8 @@
 %% Options of the application, of both generations of Partisan.
 %%
-%% They are read from the environment of the application `partisan` when it starts, checked, and kept
-%% in persistent terms: reading costs no copy and no lock. set/2 replaces one, which makes the VM look
-%% through all processes once: it is for set-up, not for traffic.
+%% They are read from the environment of the application `partisan` when it starts, checked, and
+%% kept in persistent terms: reading costs no copy and no lock. set/2 replaces one, which makes the
+%% VM look through all processes once: it is for set-up, not for traffic.
 %%
 %% The options of the carrier (`lanes`, `backend`, ...) live in the same environment and are no
 %% business of this module; see partisan_dist_conf.
@@ -18,12 +18,13 @@
 -define(KEY(Name), {?MODULE, Name}).
 -define(NONE, '$partisan_not_set').
 
-%% Reads and checks all options. On the first bad ones nothing is changed, and the error has one line
-%% for each of them.
+%% Reads and checks all options. On the first bad ones nothing is changed, and the error has one
+%% line for each of them.
 -spec init() -> ok.
 init() ->
     _ = application:load(partisan),
-    {Subs, Env} = lists:foldl(fun place/2, {#{}, #{}}, application:get_all_env(partisan) ++ os_words()),
+    Given = application:get_all_env(partisan) ++ os_words(),
+    {Subs, Env} = lists:foldl(fun place/2, {#{}, #{}}, Given),
     Checked = [{Key, Value, partisan_config_table:check(Key, Value)}
                || {Key, Value} <- maps:to_list(Env)],
     case [bad_line(Key, Value, Words) || {Key, Value, {error, Words}} <- Checked] of
@@ -215,12 +216,16 @@ listen_addrs() ->
         undefined ->
             partisan_transport:listen_addrs();
         Given ->
-            Port = case raw(listen_port, undefined) of
-                       undefined -> [P || #{port := P} <- partisan_transport:listen_addrs()];
-                       P -> [P]
-                   end,
+            Port = default_port(),
             lists:usort([Addr || Text <- Given,
-                                 {ok, Addr} <- [partisan_config_table:address(Text, hd(Port ++ [1]))]])
+                                 {ok, Addr} <- [partisan_config_table:address(Text, Port)]])
+    end.
+
+%% Of an address that names none.
+default_port() ->
+    case raw(listen_port, undefined) of
+        undefined -> hd([P || #{port := P} <- partisan_transport:listen_addrs()] ++ [9090]);
+        Port -> Port
     end.
 
 %% Seeds the caller's random numbers, with `random_seed` if that is set.

@@ -2,7 +2,8 @@
 %%
 %% Three kinds of keys: those of table/0; old names of them (renamed/1); and keys that only the API
 %% of Partisan 1 to 4 knew, which are answered with `undefined` when nobody set them (old_key/1).
-%% Everything else is the application's own: it may be set and read, and reading it unset is an error.
+%% Everything else is the application's own: it may be set and read, and reading it unset is an
+%% error.
 -module(partisan_config_table).
 
 -export([renamed/1, default/1, known/0, old_key/1, check/2, channels/2, named/1, address/2]).
@@ -151,7 +152,9 @@ check(listen_addrs, undefined) ->
 check(listen_addrs, Addrs) when is_list(Addrs) ->
     case [A || A <- Addrs, address(A, 1) =:= error] of
         [] -> {ok, Addrs};
-        [Bad | _] -> {error, io_lib:format("~0tp is no \"Ip:Port\", {Ip, Port} or #{ip, port}", [Bad])}
+        [Bad | _] ->
+            {error, io_lib:format("~0tp is no \"Ip:Port\", {Ip, Port} or #{ip => _, port => _}",
+                                  [Bad])}
     end;
 check(listen_addrs, _) ->
     {error, "a list of addresses: \"Ip:Port\", {Ip, Port} or #{ip => _, port => _}"};
@@ -221,8 +224,8 @@ allowed({word, Words}) -> lists:join(" or ", [atom_to_list(W) || W <- Words]).
 %% ------------------------------------------------------------------------------------------------
 %% Channels
 
-%% Every form of both generations becomes a map with all options. The default channel and the one for
-%% membership are always there. Parallelism is for channels that name none.
+%% Every form of both generations becomes a map with all options. The default channel and the one
+%% for membership are always there. Parallelism is for channels that name none.
 -spec channels(term(), pos_integer()) -> {ok, channel_map()} | {error, iolist()}.
 channels(Value, Parallelism) ->
     Base = #{undefined => opts(#{}, Parallelism),

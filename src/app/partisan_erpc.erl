@@ -1,5 +1,5 @@
-%% API of erpc, which works over the carrier as everywhere. Its own errors are `{partisan_erpc, Reason}`
-%% instead of `{erpc, Reason}`, as in Partisan.
+%% API of erpc, which works over the carrier as everywhere. Its own errors are `{partisan_erpc,
+%% Reason}` instead of `{erpc, Reason}`, as in Partisan.
 -module(partisan_erpc).
 
 -export([call/2, call/3, call/4, call/5, cast/2, cast/4, send_request/2, send_request/4,

@@ -44,10 +44,14 @@ native_pid(Term) ->
 %% them with get_opts/0.
 -spec start_options(list()) -> list().
 start_options(Opts) ->
-    [Opt || Opt <- Opts, not (is_tuple(Opt) andalso lists:member(element(1, Opt), [channel, channels]))].
+    [Opt || Opt <- Opts, case Opt of
+                             {channel, _} -> false;
+                             _ -> true
+                         end].
 
 -spec timeout(call_options()) -> timeout().
-timeout(Opts) when is_list(Opts); is_map(Opts) -> maps:get(timeout, partisan_send:options(Opts), 5000);
+timeout(Opts) when is_list(Opts); is_map(Opts) ->
+    maps:get(timeout, partisan_send:options(Opts), 5000);
 timeout(Timeout) -> Timeout.
 
 %% Label is '$gen_call', the one word of gen_server and gen_statem.
@@ -78,8 +82,7 @@ call_with(Module, Server, Label, Request, Timeout, Opts) ->
         ok ->
             receive
                 {Tag, Reply} -> Reply;
-                {'DOWN', Mref, _, _, noconnection} -> failed({nodedown, node_of(Native)}, Mref, Call);
-                {'DOWN', Mref, _, _, Reason} -> failed(Reason, Mref, Call)
+                {'DOWN', Mref, _, _, Reason} -> failed(why(Reason, Native), Mref, Call)
             after Timeout ->
                     erlang:demonitor(Mref, [flush]),
                     receive {Tag, Reply} -> Reply
@@ -88,8 +91,7 @@ call_with(Module, Server, Label, Request, Timeout, Opts) ->
             end;
         {error, Reason} ->
             receive
-                {'DOWN', Mref, _, _, noconnection} -> failed({nodedown, node_of(Native)}, Mref, Call);
-                {'DOWN', Mref, _, _, Why} -> failed(Why, Mref, Call)
+                {'DOWN', Mref, _, _, Why} -> failed(why(Why, Native), Mref, Call)
             after 0 -> failed(Reason, Mref, Call)
             end
     end.
@@ -98,6 +100,10 @@ call_with(Module, Server, Label, Request, Timeout, Opts) ->
 failed(Reason, Mref, Call) ->
     erlang:demonitor(Mref, [flush]),
     exit({Reason, Call}).
+
+%% As gen says it.
+why(noconnection, Server) -> {nodedown, node_of(Server)};
+why(Reason, _Server) -> Reason.
 
 node_of({Name, Node}) when is_atom(Name), is_atom(Node) -> Node;
 node_of(Pid) when is_pid(Pid) -> node(Pid);

@@ -71,11 +71,13 @@ add_sup_handler(Manager, Handler, Args) ->
 delete_handler(Manager, Handler, Args) ->
     gen_event:delete_handler(partisan_gen:native(Manager), Handler, Args).
 
--spec swap_handler(partisan_gen:server_ref(), {gen_event:handler(), term()}, {gen_event:handler(), term()}) ->
+-spec swap_handler(partisan_gen:server_ref(), {gen_event:handler(), term()},
+                    {gen_event:handler(), term()}) ->
           ok | {error, term()}.
 swap_handler(Manager, Old, New) -> gen_event:swap_handler(partisan_gen:native(Manager), Old, New).
 
--spec swap_sup_handler(partisan_gen:server_ref(), {gen_event:handler(), term()}, {gen_event:handler(), term()}) ->
+-spec swap_sup_handler(partisan_gen:server_ref(), {gen_event:handler(), term()},
+                    {gen_event:handler(), term()}) ->
           ok | {error, term()}.
 swap_sup_handler(Manager, Old, New) ->
     gen_event:swap_sup_handler(partisan_gen:native(Manager), Old, New).

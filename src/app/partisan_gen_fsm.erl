@@ -1,5 +1,5 @@
-%% gen_fsm, deprecated in OTP and still there, for code that has not moved to gen_statem: such modules
-%% are behaviours of gen_fsm itself.
+%% gen_fsm, deprecated in OTP and still there, for code that has not moved to gen_statem: such
+%% modules are behaviours of gen_fsm itself.
 -module(partisan_gen_fsm).
 
 -export([start/3, start/4, start_link/3, start_link/4, stop/1, stop/3, send_event/2,

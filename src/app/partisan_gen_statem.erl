@@ -51,7 +51,8 @@ stop(Server, Reason, Timeout) -> gen_statem:stop(partisan_gen:native(Server), Re
 -spec call(partisan_gen:server_ref(), term()) -> term().
 call(Server, Request) -> gen_statem:call(partisan_gen:native(Server), Request).
 
--spec call(partisan_gen:server_ref(), term(), partisan_gen:call_options() | {clean_timeout | dirty_timeout, timeout()}) ->
+-spec call(partisan_gen:server_ref(), term(),
+           partisan_gen:call_options() | {clean_timeout | dirty_timeout, timeout()}) ->
           term().
 call(Server, Request, Opts) -> partisan_gen:call(?MODULE, Server, '$gen_call', Request, Opts).
 

@@ -1,5 +1,5 @@
-%% Whether the host has a network: an IPv4 address on an interface that is not the loopback and is up.
-%% Looked at every two seconds; those who asked are told of a change.
+%% Whether the host has a network: an IPv4 address on an interface that is not the loopback and is
+%% up. Looked at every two seconds; those who asked are told of a change.
 -module(partisan_inet).
 
 -behaviour(gen_server).

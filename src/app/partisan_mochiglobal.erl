@@ -1,5 +1,5 @@
-%% Global constants: the module that code of Partisan 1 to 4 uses (get/2 and put/2 of Riak Core). Kept
-%% in persistent terms: read without a copy, expensive to change.
+%% Global constants: the module that code of Partisan 1 to 4 uses (get/2 and put/2 of Riak Core).
+%% Kept in persistent terms: read without a copy, expensive to change.
 -module(partisan_mochiglobal).
 
 -export([get/1, get/2, put/2, delete/1]).

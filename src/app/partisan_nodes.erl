@@ -1,5 +1,5 @@
-%% Which nodes have been connected since the application started. The VM does not tell: a name that was
-%% only ever sent to is as known to it as one that was connected. A name costs some 20 words.
+%% Which nodes have been connected since the application started. The VM does not tell: a name that
+%% was only ever sent to is as known to it as one that was connected. A name costs some 20 words.
 -module(partisan_nodes).
 
 -behaviour(gen_server).

@@ -1,5 +1,5 @@
-%% What a module gives to have its messages broadcast (partisan_plumtree_broadcast:broadcast/2): how a
-%% message is named, kept, compared and exchanged. Handlers written for Partisan 1 to 4 have no
+%% What a module gives to have its messages broadcast (partisan_plumtree_broadcast:broadcast/2): how
+%% a message is named, kept, compared and exchanged. Handlers written for Partisan 1 to 4 have no
 %% broadcast_channel/0.
 -module(partisan_plumtree_broadcast_handler).
 

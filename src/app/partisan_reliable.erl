@@ -1,8 +1,8 @@
 %% Acknowledged messages (options `ack` and `retransmission`): the streams to and from other nodes.
 %%
-%% A stream is a process at each end, for each peer and channel: partisan_reliable_out numbers messages
-%% and keeps them until they are acknowledged, partisan_reliable_in delivers each once and in order. This
-%% process starts them, and is the address at which a peer opens its stream.
+%% A stream is a process at each end, for each peer and channel: partisan_reliable_out numbers
+%% messages and keeps them until they are acknowledged, partisan_reliable_in delivers each once and
+%% in order. This process starts them, and is the address at which a peer opens its stream.
 -module(partisan_reliable).
 
 -behaviour(gen_server).

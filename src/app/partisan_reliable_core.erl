@@ -1,9 +1,9 @@
 %% A stream of acknowledged messages to one peer, both ends. Pure.
 %%
-%% The sender numbers what it is given and keeps it until it is acknowledged. A connection may be lost
-%% at any moment with whatever is on its way. When it is back, the receiver says which number it expects,
-%% and everything from there is sent again: the receiver delivers each number once and in order, so
-%% nothing is lost, doubled or overtaken as long as both ends live.
+%% The sender numbers what it is given and keeps it until it is acknowledged. A connection may be
+%% lost at any moment with whatever is on its way. When it is back, the receiver says which number
+%% it expects, and everything from there is sent again: the receiver delivers each number once and
+%% in order, so nothing is lost, doubled or overtaken as long as both ends live.
 -module(partisan_reliable_core).
 
 -export([sender/0, submit/4, acknowledge/2, reopen/2, outstanding/1, oldest/1]).
@@ -11,14 +11,16 @@
 
 -export_type([sender/0, receiver/0, mode/0, frame/0]).
 
-%% ack: when the connection is lost, so is what was not acknowledged; the receiver is told to skip it.
+%% ack: when the connection is lost, so is what was not acknowledged; the receiver is told to skip
+%% it.
 -type mode() :: retransmit | ack.
 -type frame() :: {Number :: pos_integer(), {message, term()} | skip}.
 %% fresh: `ack`, and not sent yet.
 -opaque sender() :: #{next := pos_integer(),
                       kept := queue:queue({pos_integer(), mode() | fresh, term()}),
                       count := non_neg_integer()}.
--opaque receiver() :: #{expected := pos_integer(), early := #{pos_integer() => {message, term()} | skip}}.
+-opaque receiver() :: #{expected := pos_integer(),
+                        early := #{pos_integer() => {message, term()} | skip}}.
 
 -spec sender() -> sender().
 sender() -> #{next => 1, kept => queue:new(), count => 0}.
@@ -43,8 +45,8 @@ acknowledge(Expected, #{kept := Kept, count := Count} = S) ->
             S
     end.
 
-%% After the connection was lost. What is to be sent now, in order, and how many messages were lost for
-%% good. What is skipped stays kept until the receiver has acknowledged that it skipped it.
+%% After the connection was lost. What is to be sent now, in order, and how many messages were lost
+%% for good. What is skipped stays kept until the receiver has acknowledged that it skipped it.
 -spec reopen(pos_integer(), sender()) -> {[frame()], Lost :: non_neg_integer(), sender()}.
 reopen(Expected, S0) ->
     #{kept := Kept} = S = acknowledge(Expected, S0),
@@ -86,8 +88,10 @@ accept(N, What, #{early := Early} = R) ->
 
 ready(Acc, #{expected := Expected, early := Early} = R) ->
     case maps:take(Expected, Early) of
-        {{message, Message}, Rest} -> ready([Message | Acc], R#{expected := Expected + 1, early := Rest});
-        {skip, Rest} -> ready(Acc, R#{expected := Expected + 1, early := Rest});
+        {{message, Message}, Rest} ->
+            ready([Message | Acc], R#{expected := Expected + 1, early := Rest});
+        {skip, Rest} ->
+            ready(Acc, R#{expected := Expected + 1, early := Rest});
         error -> {lists:reverse(Acc), R}
     end.
 

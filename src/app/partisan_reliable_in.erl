@@ -1,7 +1,7 @@
 %% The receiving end of a stream of acknowledged messages: delivers each once and in order.
 %%
-%% It outlives the connection, for as long as the sender keeps its messages: what it has delivered is the
-%% only protection against doing it twice.
+%% It outlives the connection, for as long as the sender keeps its messages: what it has delivered
+%% is the only protection against doing it twice.
 -module(partisan_reliable_in).
 
 -behaviour(gen_server).
@@ -68,5 +68,6 @@ due(#state{due = Due} = State) ->
     State#state{due = Due + 1}.
 
 acknowledge(#state{out = Out, core = Core} = State) ->
-    _ = erlang:send(Out, {acknowledged, self(), partisan_reliable_core:expected(Core)}, [noconnect]),
+    Expected = partisan_reliable_core:expected(Core),
+    _ = erlang:send(Out, {acknowledged, self(), Expected}, [noconnect]),
     State#state{due = 0}.

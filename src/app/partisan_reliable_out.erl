@@ -1,8 +1,8 @@
 %% The sending end of a stream of acknowledged messages to one peer, on one channel.
 %%
-%% closed: no connection, or none of our stream. Every `retransmit_interval` ms it is tried to open it.
-%% open: messages leave as they come; the peer acknowledges what it has delivered.
-%% A stream that has nothing to keep for a minute ends.
+%% closed: no connection, or none of our stream. Every `retransmit_interval` ms it is tried to open
+%% it. open: messages leave as they come; the peer acknowledges what it has delivered. A stream that
+%% has nothing to keep for a minute ends.
 -module(partisan_reliable_out).
 
 -behaviour(gen_server).
@@ -78,7 +78,8 @@ handle_call({incarnation, Patience}, From, State) ->
         {open, _, _} ->
             {reply, partisan_reliable:incarnation(State#state.node), State};
         closed ->
-            _ = erlang:send_after(max(Patience, now_ms()), self(), {no_answer, From}, [{abs, true}]),
+            _ = erlang:send_after(max(Patience, now_ms()), self(), {no_answer, From},
+                                  [{abs, true}]),
             {noreply, State#state{asking = [From | State#state.asking]}}
     end;
 handle_call({info, _}, _From, #state{core = Core} = State) ->
@@ -204,8 +205,8 @@ idle(#state{core = Core} = State) ->
 give_up(Away, #state{node = Node, core = Core} = State) ->
     case partisan_reliable_core:outstanding(Core) of
         0 -> ok;
-        N -> ?LOG_WARNING("partisan: gave up ~b unacknowledged messages to ~ts, which has been away "
-                          "for ~b s", [N, Node, Away div 1000])
+        N -> ?LOG_WARNING("partisan: gave up ~b unacknowledged messages to ~ts, which has been "
+                          "away for ~b s", [N, Node, Away div 1000])
     end,
     _ = [gen_server:reply(element(1, Entry), {error, disconnected})
          || Entry <- maps:values(State#state.waiting)],

@@ -1,5 +1,5 @@
-%% Streams of acknowledged messages, and causal delivery on top of them. One for all: what they know of
-%% each other and of other nodes' ends is worth nothing when one of them starts anew.
+%% Streams of acknowledged messages, and causal delivery on top of them. One for all: what they know
+%% of each other and of other nodes' ends is worth nothing when one of them starts anew.
 -module(partisan_reliable_sup).
 
 -behaviour(supervisor).

@@ -4,13 +4,13 @@
 %% these encodings exist for code that keeps them in sets, binaries or documents. Three formats
 %% (option `remote_ref_format`), and those of Partisan 1 to 4 are understood as well:
 %%
-%%   improper_list   [Node | <<"#Pid<0.85.0/3>">>]   <<"#Ref<0.1.2.3/3>">>   <<"#Namefoo">>
-%%   tuple           {partisan_remote_ref, Node, {encoded_pid, "<0.85.0/3>"}}   encoded_ref, encoded_name
-%%   uri             <<"partisan:pid:Node:0.85.0/3">>   ref, name
+%%   improper_list   [Node | <<"#Pid<0.85.0/3>">>]; <<"#Ref<0.1.2.3/3>">>, <<"#Namefoo">>
+%%   tuple           {partisan_remote_ref, Node, {encoded_pid, "<0.85.0/3>"}}; encoded_ref, _name
+%%   uri             <<"partisan:pid:Node:0.85.0/3">>; ref, name
 %%
 %% What follows the slash is the node's creation: a reference into an earlier life of a node reaches
-%% nobody, where one without it (Partisan's own form, understood too) may hit a process that happens to
-%% have the number now. Without it, decoding a reference to another node asks that node.
+%% nobody, where one without it (Partisan's own form, understood too) may hit a process that happens
+%% to have the number now. Without it, decoding a reference to another node asks that node.
 -module(partisan_remote_ref).
 
 -export([from_term/1, from_term/2, to_term/1, to_pid/1, to_name/1, to_pid_or_name/1,

@@ -1,5 +1,6 @@
 %% Calls to functions on other nodes that return `{badrpc, Reason}` for whatever goes wrong. Replies
-%% are tagged, so a late one is never taken for another's, and each call runs in a process of its own.
+%% are tagged, so a late one is never taken for another's, and each call runs in a process of its
+%% own.
 -module(partisan_rpc).
 
 -export([call/4, call/5, prepare_opts/1]).

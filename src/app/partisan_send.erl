@@ -1,9 +1,10 @@
 %% Sending a message to a process of any node: the one implementation behind `partisan`, the peer
 %% service and every manager.
 %%
-%% `ok` says that the message is queued (or, for a process of this node, delivered), not that anybody
-%% got it: as with `!`, a process that does not exist is no error. With `ack` or `retransmission` the
-%% message travels by partisan_reliable, with `causal_label` by partisan_causality.
+%% `ok` says that the message is queued (or, for a process of this node, delivered), not that
+%% anybody got it: as with `!`, a process that does not exist is no error. With `ack` or
+%% `retransmission` the message travels by partisan_reliable, with `causal_label` by
+%% partisan_causality.
 -module(partisan_send).
 
 -export([forward/2, forward/3, forward/4, cast/3, cast/4, deliver/2, options/1]).
@@ -136,8 +137,8 @@ by_channel(Node, Dest, Msg, Opts) ->
             Result
     end.
 
-%% Partisan 1 to 4 wrote a monotonic channel as a tuple; Riak Core writes {vnode, Index}, whose second
-%% half is a partition key.
+%% Partisan 1 to 4 wrote a monotonic channel as a tuple; Riak Core writes {vnode, Index}, whose
+%% second half is a partition key.
 channel({monotonic, Name}) when is_atom(Name) -> {Name, undefined};
 channel({Name, Key}) when is_atom(Name) -> {Name, Key};
 channel(Name) when is_atom(Name) -> {Name, undefined};
@@ -186,8 +187,8 @@ deliver(Dest, Msg) ->
 %% The arguments of Manager:forward_message/2..5, of either generation
 %%
 %% /3 is (Node, Dest, Msg) up to Partisan 4 and (Dest, Msg, Opts) since; /4 is (Node, Channel, Dest,
-%% Msg) or (Node, Dest, Msg, Opts). What no call of today's form can be is taken for the older one: a
-%% third argument that is no options, a fourth that is no options, or a channel in second and a
+%% Msg) or (Node, Dest, Msg, Opts). What no call of today's form can be is taken for the older one:
+%% a third argument that is no options, a fourth that is no options, or a channel in second and a
 %% process in third place.
 
 -spec forward_message(server_ref(), term()) -> result().

@@ -15,14 +15,10 @@ init([]) ->
                 child(partisan_timer, worker),
                 child(partisan_inet, worker),
                 child(partisan_rpc_backend, worker),
-                child(partisan_reliable_sup, supervisor)
-                | [child(Module, Type) || {Module, Type} <- [{partisan_member_sup, supervisor},
-                                                             {partisan_plumtree_broadcast, worker}],
-                                          there(Module)]],
+                child(partisan_reliable_sup, supervisor),
+                child(partisan_member_sup, supervisor),
+                child(partisan_plumtree_broadcast, worker)],
     {ok, {#{strategy => one_for_one, intensity => 5, period => 10}, Children}}.
 
 child(Module, Type) ->
     #{id => Module, start => {Module, start_link, []}, type => Type, modules => [Module]}.
-
-there(Module) ->
-    code:ensure_loaded(Module) =:= {module, Module}.

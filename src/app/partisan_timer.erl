@@ -1,5 +1,5 @@
-%% Timers for processes of other nodes. The VM's timer fires at this process, so that the reference is
-%% an ordinary one, and a timer that is cancelled leaves nothing behind.
+%% Timers for processes of other nodes. The VM's timer fires at this process, so that the reference
+%% is an ordinary one, and a timer that is cancelled leaves nothing behind.
 -module(partisan_timer).
 
 -behaviour(gen_server).

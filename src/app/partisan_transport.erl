@@ -45,8 +45,8 @@ init() ->
     _ = persistent_term:erase(?KIND),
     case kind() of
         single ->
-            ?LOG_NOTICE("partisan: this node's distribution is ~ts: messages travel over it with one "
-                        "channel; for named channels start the node with -proto_dist partisan",
+            ?LOG_NOTICE("partisan: this node's distribution is ~ts: messages travel over it with "
+                        "one channel; for named channels start the node with -proto_dist partisan",
                         [carrier_name()]);
         _ ->
             ok
@@ -58,8 +58,8 @@ carrier_name() ->
         _ -> "inet_tcp"
     end.
 
-%% Hands the channels with their options to the carrier. The default channel is the distribution's own
-%% stream, in order with `!`, unless the configuration names it.
+%% Hands the channels with their options to the carrier. The default channel is the distribution's
+%% own stream, in order with `!`, unless the configuration names it.
 -spec configure(partisan_config_table:channel_map()) -> ok.
 configure(Map) ->
     case persistent_term:get(?KIND, none) of
@@ -144,7 +144,8 @@ listeners() ->
                         {ok, {_, _} = Address} <- [inet:sockname(Port)]]
     end.
 
-%% The socket listens on all addresses: the one of the node's name is that under which peers know it.
+%% The socket listens on all addresses: the one of the node's name is that under which peers know
+%% it.
 real_ip({0, 0, 0, 0}) -> named_ip(inet, {127, 0, 0, 1});
 real_ip({0, 0, 0, 0, 0, 0, 0, 0}) -> named_ip(inet6, {0, 0, 0, 0, 0, 0, 0, 1});
 real_ip(Ip) -> Ip.

@@ -44,8 +44,12 @@ encode(Term) -> encode(Term, []).
 %% Pids and references inside stay native: they work on any node.
 -spec encode(term(), list()) -> iodata().
 encode(Term, Opts) ->
-    erlang:term_to_iovec(Term, [Opt || Opt <- Opts, Opt =:= compressed orelse
-                                                    (is_tuple(Opt) andalso element(1, Opt) =:= compressed)]).
+    Known = [Opt || Opt <- Opts, case Opt of
+                                     compressed -> true;
+                                     {compressed, _} -> true;
+                                     _ -> false
+                                 end],
+    erlang:term_to_iovec(Term, Known).
 
 -spec format_posix_error(atom() | term()) -> string() | term().
 format_posix_error(Reason) when is_atom(Reason) ->
@@ -88,8 +92,8 @@ maybe_pad_term(Term) -> Term.
 %% ------------------------------------------------------------------------------------------------
 %% Partisan 1 to 4
 
-%% The N-ary tree over Nodes as an array, as {Node, Children}; with `cycles` leaves have children too,
-%% as if the array started again behind its end.
+%% The N-ary tree over Nodes as an array, as {Node, Children}; with `cycles` leaves have children
+%% too, as if the array started again behind its end.
 -spec build_tree(pos_integer(), [term()], [cycles]) -> [{term(), [term()]}].
 build_tree(N, Nodes, Opts) ->
     Count = length(Nodes),

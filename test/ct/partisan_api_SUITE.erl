@@ -1,5 +1,5 @@
-%% Partisan's API but for messages (partisan_send_SUITE) and membership (member_SUITE): the functions of
-%% `partisan`, references, options, remote calls, the gen_* modules and the small ones.
+%% Partisan's API but for messages (partisan_send_SUITE) and membership (member_SUITE): the
+%% functions of `partisan`, references, options, remote calls, the gen_* modules and the small ones.
 -module(partisan_api_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").

@@ -1,5 +1,5 @@
-%% Riak Core's way of using Partisan, on three nodes: the calls of its utility module (riak_shape), puts and
-%% gets with N=3, R=W=2, with and without partition keys, and its three channels.
+%% Riak Core's way of using Partisan, on three nodes: the calls of its utility module (riak_shape),
+%% puts and gets with N=3, R=W=2, with and without partition keys, and its three channels.
 -module(partisan_riak_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -62,7 +62,8 @@ causal_puts(Config) ->
      end || I <- lists:seq(1, 30)],
     stop(Peers).
 
-%% Ring indexes are multiples of 2^160/64: with Partisan's own arithmetic all would take one connection.
+%% Ring indexes are multiples of 2^160/64: with Partisan's own arithmetic all would take one
+%% connection.
 keys_spread_over_lanes(Config) ->
     Peers = [A, B, _] = cluster(Config),
     Nodes = nodes_of(Peers),
@@ -72,8 +73,8 @@ keys_spread_over_lanes(Config) ->
     ?assertMatch([_, _, _, _], [F || #{frames_out := F} <- Lanes, F > 10]),
     stop(Peers).
 
-%% What counts of a ring is its newest version: older ones may be left out, never the last, and never
-%% does an older one come behind a newer.
+%% What counts of a ring is its newest version: older ones may be left out, never the last, and
+%% never does an older one come behind a newer.
 gossip_newest(Config) ->
     Peers = [A, B, C] = cluster(Config),
     ok = everywhere(Peers, fun riak_shape:gossip_server/0),

@@ -62,7 +62,8 @@ destinations(_Config) ->
                                       =:= length(Numbered) end)),
     stop([A, B]).
 
-%% Table of the older and the newer order of arguments, through the function that managers delegate to.
+%% Table of the older and the newer order of arguments, through the function that managers delegate
+%% to.
 old_and_new_arities(_Config) ->
     {A, B} = pair(),
     Pid = collector(B, here),
@@ -226,7 +227,8 @@ timers(_Config) ->
 late(B, Pid, Ms) ->
     receive after Ms -> pt_peer:collected(B, Pid) end.
 
-%% One sender, one channel, one key: in order. Keys as large as Riak's, channels as Riak writes them.
+%% One sender, one channel, one key: in order. Keys as large as Riak's, channels as Riak writes
+%% them.
 order_by_key(_Config) ->
     {A, B} = pair(),
     Pid = collector(B, here),
@@ -276,7 +278,8 @@ acknowledged(_Config) ->
 outstanding(Peer) ->
     lists:sum([N || #{unacknowledged := N} <- on(Peer, fun partisan_reliable:info/0)]).
 
-%% The connection is cut again and again: each message comes once and in order, in each mode of asking.
+%% The connection is cut again and again: each message comes once and in order, in each mode of
+%% asking.
 retransmitted(_Config) ->
     {A, B} = pair(),
     Pid = collector(B, here),
@@ -402,7 +405,8 @@ causal_order(_Config) ->
     ?assertEqual(0, held(C)),
     stop([A, B, C]).
 
-%% The cause never comes, because its sender is dead: after causal_hold it goes without, and says so.
+%% The cause never comes, because its sender is dead: after causal_hold it goes without, and says
+%% so.
 causal_hold(_Config) ->
     {A, B, C} = triple(#{causal_hold => 1500}),
     At = collector(C, here),
@@ -467,8 +471,8 @@ stop(Peers) -> lists:foreach(fun pt_peer:stop/1, Peers).
 
 %% A node with the application started, options over those all have.
 node_with(Env) ->
-    %% Connections are made and cut by the tests alone: not by global, which in OTP 25 cuts more of them
-    %% where one was lost.
+    %% Connections are made and cut by the tests alone: not by global, which in OTP 25 cuts more of
+    %% them where one was lost.
     P = pt_peer:start(api, #{args => ["-connect_all", "false",
                                       "-kernel", "prevent_overlapping_partitions", "false"]}),
     {ok, _} = on(P, fun() ->

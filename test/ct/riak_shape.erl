@@ -1,6 +1,7 @@
-%% What Riak Core's Partisan branches do, with the calls they make: a ring of partitions over the nodes,
-%% a worker for each (vnode), and a coordinator for each put and get that asks the three workers of a key
-%% and is content with two. Facts of its calls only; nothing of Riak Core is in here.
+%% What Riak Core's Partisan branches do, with the calls they make: a ring of partitions over the
+%% nodes, a worker for each (vnode), and a coordinator for each put and get that asks the three
+%% workers of a key and is content with two. Facts of its calls only; nothing of Riak Core is in
+%% here.
 -module(riak_shape).
 
 -export([configure/1, join/2, leave/1, update/1]).

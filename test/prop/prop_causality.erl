@@ -1,5 +1,5 @@
-%% Causal delivery against a model that knows everything: each message carries the set of all messages
-%% that happened before it. The network delivers in any order, nothing is lost.
+%% Causal delivery against a model that knows everything: each message carries the set of all
+%% messages that happened before it. The network delivers in any order, nothing is lost.
 -module(prop_causality).
 
 -include("pt_proper.hrl").

@@ -1,5 +1,5 @@
-%% Streams of acknowledged messages against the plainest model: a list of what was submitted. The network
-%% delivers what is on its way in any order, and loses all of it when the connection is cut.
+%% Streams of acknowledged messages against the plainest model: a list of what was submitted. The
+%% network delivers what is on its way in any order, and loses all of it when the connection is cut.
 -module(prop_reliable).
 
 -include("pt_proper.hrl").
