@@ -6,12 +6,13 @@
 %% error.
 -module(partisan_config_table).
 
--export([renamed/1, default/1, known/0, old_key/1, check/2, channels/2, named/1, address/2]).
+-export([renamed/1, default/1, known/0, old_key/1, check/2, channels/2, named/1, clamp/2, address/2]).
 
 -export_type([channel_map/0]).
 
 -define(MEMBERSHIP, partisan_membership).
 -define(MAX_PARALLELISM, 1024).
+-define(MAX_LANES, 16). % of a channel
 -define(MS, {integer, 0, 16#ffffffff}).
 -define(MS1, {integer, 1, 16#ffffffff}).
 
@@ -230,9 +231,22 @@ allowed({word, Words}) -> lists:join(" or ", [atom_to_list(W) || W <- Words]).
 channels(Value, Parallelism) ->
     Base = #{undefined => opts(#{}, Parallelism),
              ?MEMBERSHIP => opts(#{parallelism => 1, compression => true}, Parallelism)},
-    try {ok, maps:merge(Base, maps:from_list(given(Value, Parallelism)))}
-    catch throw:{bad, Words} -> {error, Words}
+    try maps:merge(Base, maps:from_list(given(Value, Parallelism))) of
+        Map ->
+            case partisan_channel_conf:check(maps:map(fun clamp/2, Map)) of
+                {ok, _} -> {ok, Map};
+                {error, "partisan: " ++ Line} -> {error, Line}
+            end
+    catch
+        throw:{bad, Words} -> {error, Words}
     end.
+
+%% For the carrier. Partisan made a connection for each; here a handful of lanes fills the link.
+-spec clamp(partisan:channel(), partisan:channel_opts()) -> partisan:channel_opts().
+clamp(_Name, #{parallelism := N} = Opts) when is_integer(N), N > ?MAX_LANES ->
+    Opts#{parallelism := ?MAX_LANES};
+clamp(_Name, Opts) ->
+    Opts.
 
 %% The channels that Value names.
 -spec named(term()) -> {ok, [partisan:channel()]} | {error, iolist()}.
@@ -257,24 +271,8 @@ channel(#{name := Name} = Opts, P) when is_atom(Name) -> {Name, opts(Opts, P)};
 channel(Other, _P) -> bad(Other).
 
 opts(Opts, Parallelism) ->
-    Full = maps:merge(#{parallelism => Parallelism, monotonic => false, compression => false},
-                      maps:remove(name, Opts)),
-    _ = [option(Key, maps:get(Key, Full)) || Key <- [parallelism, monotonic, compression]],
-    Full.
-
-option(parallelism, N) when is_integer(N), N >= 1, N =< ?MAX_PARALLELISM -> ok;
-option(monotonic, B) when is_boolean(B) -> ok;
-option(compression, C) ->
-    case convert(compression, C) of
-        {ok, _} -> ok;
-        error -> throw({bad, io_lib:format("compression of a channel is ~s, not ~0tp",
-                                           [allowed(compression), C])})
-    end;
-option(parallelism, N) ->
-    throw({bad, io_lib:format("parallelism of a channel is an integer from 1 to ~b, not ~0tp",
-                              [?MAX_PARALLELISM, N])});
-option(monotonic, B) ->
-    throw({bad, io_lib:format("monotonic of a channel is true or false, not ~0tp", [B])}).
+    maps:merge(#{parallelism => Parallelism, monotonic => false, compression => false},
+               maps:remove(name, Opts)).
 
 -spec bad(term()) -> no_return().
 bad(Channel) ->

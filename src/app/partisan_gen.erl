@@ -2,7 +2,7 @@
 %% may travel on a channel. The protocol of a call is gen's, so that any OTP server answers.
 -module(partisan_gen).
 
--export([native/1, native_pid/1, start_options/1, timeout/1]).
+-export([native/1, native_pid/1, start_options/1, timeout/1, deadline/1, left/1]).
 -export([call/5, cast/3, send_request/4, reply/2]).
 -export([set_opts/1, get_opts/0, get_opts/1, erase_opts/0]).
 
@@ -54,6 +54,15 @@ timeout(Opts) when is_list(Opts); is_map(Opts) ->
     maps:get(timeout, partisan_send:options(Opts), 5000);
 timeout(Timeout) -> Timeout.
 
+%% A send may have waited for room: an answer is waited for only as long as is left.
+-spec deadline(timeout()) -> integer() | infinity.
+deadline(infinity) -> infinity;
+deadline(Ms) -> erlang:monotonic_time(millisecond) + Ms.
+
+-spec left(integer() | infinity) -> timeout().
+left(infinity) -> infinity;
+left(Deadline) -> max(0, Deadline - erlang:monotonic_time(millisecond)).
+
 %% Label is '$gen_call', the one word of gen_server and gen_statem.
 -spec call(module(), server_ref(), atom(), term(),
            call_options() | {clean_timeout | dirty_timeout, timeout()}) -> term().
@@ -78,12 +87,14 @@ call_with(Module, Server, Label, Request, Timeout, Opts) ->
     Mref = partisan_monitor:monitor(Native, [{alias, reply_demonitor}]),
     Tag = [alias | Mref],
     Call = {Module, call, [Server, Request, Timeout]},
-    case partisan_send:forward(Native, {Label, {self(), Tag}, Request}, Opts) of
+    Until = deadline(Timeout),
+    case partisan_send:forward(Native, {Label, {self(), Tag}, Request},
+                               Opts#{timeout => Timeout}) of
         ok ->
             receive
                 {Tag, Reply} -> Reply;
                 {'DOWN', Mref, _, _, Reason} -> failed(why(Reason, Native), Mref, Call)
-            after Timeout ->
+            after left(Until) ->
                     erlang:demonitor(Mref, [flush]),
                     receive {Tag, Reply} -> Reply
                     after 0 -> failed(timeout, Mref, Call)

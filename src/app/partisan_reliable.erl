@@ -134,13 +134,13 @@ handle_call(_Request, _From, State) ->
 handle_cast(_Msg, State) -> {noreply, State}.
 
 %% A peer opens its stream, for the first time or again.
-handle_info({open, Stream, Out}, State) when is_pid(Out) ->
+handle_info({open, Stream, Oldest, Out}, State) when is_pid(Out) ->
     Key = {in, Stream},
     Pid = case ets:lookup(?TABLE, Key) of
               [{_, Known}] ->
                   Known;
               [] ->
-                  {ok, New} = partisan_reliable_in:start_link(Stream),
+                  {ok, New} = partisan_reliable_in:start_link(Stream, Oldest),
                   true = ets:insert(?TABLE, {Key, New}),
                   New
           end,

@@ -7,7 +7,7 @@
 -module(partisan_reliable_core).
 
 -export([sender/0, submit/4, acknowledge/2, reopen/2, outstanding/1, oldest/1]).
--export([receiver/0, reopened/1, accept/3, expected/1]).
+-export([receiver/1, reopened/1, accept/3, expected/1]).
 
 -export_type([sender/0, receiver/0, mode/0, frame/0]).
 
@@ -72,8 +72,10 @@ oldest(#{next := Next, kept := Kept}) ->
         empty -> Next
     end.
 
--spec receiver() -> receiver().
-receiver() -> #{expected => 1, early => #{}}.
+%% A new one starts with what the sender has kept longest: everything before has been acknowledged,
+%% maybe by another that this one comes after.
+-spec receiver(Oldest :: pos_integer()) -> receiver().
+receiver(Oldest) -> #{expected => Oldest, early => #{}}.
 
 %% The connection was lost. What came too early is sent again, or has been given up by the sender.
 -spec reopened(receiver()) -> receiver().

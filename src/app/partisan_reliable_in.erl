@@ -6,7 +6,7 @@
 
 -behaviour(gen_server).
 
--export([start_link/1]).
+-export([start_link/2]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 %% An acknowledgement for so many messages, or when none came for a while.
@@ -14,18 +14,20 @@
 -define(ACK_MS, 5).
 
 -record(state, {stream :: term(),
-                core = partisan_reliable_core:receiver() :: partisan_reliable_core:receiver(),
+                core :: partisan_reliable_core:receiver(),
                 out :: pid() | undefined,
                 monitor :: reference() | undefined,
                 due = 0 :: non_neg_integer(), % messages not acknowledged
                 timer :: reference() | undefined}).
 
--spec start_link(term()) -> {ok, pid()} | {error, term()}.
-start_link(Stream) ->
-    gen_server:start_link(?MODULE, Stream, [{spawn_opt, [{message_queue_data, off_heap}]}]).
+%% Oldest is the number of the first message that the sender has kept.
+-spec start_link(term(), pos_integer()) -> {ok, pid()} | {error, term()}.
+start_link(Stream, Oldest) ->
+    gen_server:start_link(?MODULE, {Stream, Oldest},
+                          [{spawn_opt, [{message_queue_data, off_heap}]}]).
 
-init(Stream) ->
-    {ok, #state{stream = Stream}}.
+init({Stream, Oldest}) ->
+    {ok, #state{stream = Stream, core = partisan_reliable_core:receiver(Oldest)}}.
 
 handle_call(_Request, _From, State) -> {reply, {error, unknown}, State}.
 

@@ -170,8 +170,9 @@ closed(#state{peer = {open, _, Ref}} = State) ->
 
 %% Asks the peer to open, and comes back to it if there is no answer.
 try_open(#state{tick = undefined} = State) ->
+    Oldest = partisan_reliable_core:oldest(State#state.core),
     _ = partisan_transport:send(State#state.node, undefined, partisan_reliable,
-                                {open, State#state.stream, self()}, #{}),
+                                {open, State#state.stream, Oldest, self()}, #{}),
     Tick = erlang:send_after(partisan_config:get(retransmit_interval), self(), tick),
     State#state{tick = Tick};
 try_open(State) ->

@@ -33,13 +33,14 @@ call_with(Node, M, F, A, Timeout, _Opts) when Node =:= node() ->
     after 0 -> Answer
     end;
 call_with(Node, M, F, A, Timeout, Opts) ->
+    Until = partisan_gen:deadline(Timeout),
     Ref = partisan_monitor:monitor({?MODULE, Node}, [{alias, reply_demonitor}]),
-    case partisan_send:forward(Node, ?MODULE, {call, Ref, M, F, A}, Opts) of
+    case partisan_send:forward(Node, ?MODULE, {call, Ref, M, F, A}, Opts#{timeout => Timeout}) of
         ok ->
             receive
                 {?MODULE, Ref, Answer} -> Answer;
                 {'DOWN', Ref, process, _, Reason} -> {badrpc, reason(Reason)}
-            after Timeout ->
+            after partisan_gen:left(Until) ->
                     erlang:demonitor(Ref, [flush]),
                     receive {?MODULE, Ref, Answer} -> Answer
                     after 0 -> {badrpc, timeout}

@@ -10,7 +10,6 @@
 -include_lib("kernel/include/logger.hrl").
 
 -define(KIND, {?MODULE, kind}).
--define(MAX_LANES, 16). % of a channel
 
 -type kind() :: channels | single | none.
 -type reason() :: partisan_channel:reason().
@@ -68,21 +67,20 @@ configure(Map) ->
                        true -> Map;
                        false -> maps:remove(undefined, Map)
                    end,
-            case partisan_channel:configure(maps:map(fun clamp/2, Kept)) of
-                ok -> ok;
-                {error, Line} -> error({bad_option, Line})
-            end;
+            ok = partisan_channel:configure(maps:map(fun clamp/2, Kept));
         _ ->
             ok
     end.
 
-%% Partisan made a connection for each; here a handful of lanes fills the link.
-clamp(Name, #{parallelism := N} = Opts) when N > ?MAX_LANES ->
-    ?LOG_NOTICE("partisan: channel ~tp: parallelism ~b counts as ~b, the most there is",
-                [Name, N, ?MAX_LANES]),
-    Opts#{parallelism := ?MAX_LANES};
-clamp(_Name, Opts) ->
-    Opts.
+clamp(Name, #{parallelism := N} = Opts) ->
+    case partisan_config_table:clamp(Name, Opts) of
+        #{parallelism := N} = Same ->
+            Same;
+        #{parallelism := Most} = Fewer ->
+            ?LOG_NOTICE("partisan: channel ~tp: parallelism ~b counts as ~b, the most there is",
+                        [Name, N, Most]),
+            Fewer
+    end.
 
 %% Dest is on Node, which is another node. Opts as for partisan_channel:send/5.
 -spec send(node(), partisan:channel(), dest(), term(), map()) -> ok | {error, reason()}.

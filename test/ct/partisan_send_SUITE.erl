@@ -6,7 +6,8 @@
 
 -export([all/0, suite/0]).
 -export([destinations/1, old_and_new_arities/1, errors/1, bad_input/1, casts/1, sends/1, timers/1,
-         order_by_key/1, forward_options/1, acknowledged/1, retransmitted/1, lost_without/1, window/1,
+         order_by_key/1, forward_options/1, acknowledged/1, retransmitted/1, receiver_restarts/1,
+         lost_without/1, window/1,
          gives_up/1, causal_order/1, causal_hold/1, another_carrier/1]).
 
 suite() ->
@@ -14,7 +15,7 @@ suite() ->
 
 all() ->
     [destinations, old_and_new_arities, errors, bad_input, casts, sends, timers, order_by_key,
-     forward_options, acknowledged, retransmitted, lost_without, window, gives_up, causal_order,
+     forward_options, acknowledged, retransmitted, receiver_restarts, lost_without, window, gives_up, causal_order,
      causal_hold, another_carrier].
 
 -define(CHANNELS, #{vnode => #{parallelism => 4}, gossip => #{monotonic => true},
@@ -308,6 +309,30 @@ retransmitted(_Config) ->
     ?assert(pt_peer:wait(fun() -> outstanding(A) =:= 0 end)),
     stop([A, B]).
 
+%% The peer has been started again: it gets what was not acknowledged, and what comes after.
+receiver_restarts(_Config) ->
+    {A, B} = pair(),
+    Pid = collector(B, here),
+    Node = pt_peer:node(B),
+    [Name, _] = string:lexemes(atom_to_list(Node), "@"),
+    Forward = fun(From, To) ->
+                      on(A, fun() -> [ok = partisan:forward_message(Node, here, N, [{retransmission, true}])
+                                      || N <- lists:seq(From, To)], ok end)
+              end,
+    ok = Forward(1, 50),
+    true = pt_peer:wait(fun() -> length(pt_peer:collected(B, Pid)) =:= 50 andalso outstanding(A) =:= 0 end),
+    pt_peer:stop(B),
+    true = pt_peer:wait(fun() -> on(A, fun() -> not partisan:is_connected(Node) end) end),
+    ok = Forward(51, 100),
+    C = node_with(#{}, #{name => Name}),
+    Again = collector(C, here),
+    pt_peer:connect(A, C),
+    ok = Forward(101, 150),
+    ?assert(pt_peer:wait(fun() -> length(pt_peer:collected(C, Again)) >= 100 end)),
+    ?assertEqual(lists:seq(51, 150), pt_peer:collected(C, Again)),
+    ?assert(pt_peer:wait(fun() -> outstanding(A) =:= 0 end)),
+    stop([A, C]).
+
 %% Acknowledged but not retransmitted: what the connection took with it is told.
 lost_without(_Config) ->
     {A, B} = pair(),
@@ -470,11 +495,13 @@ on(Peer, Fun) -> pt_peer:eval(Peer, Fun).
 stop(Peers) -> lists:foreach(fun pt_peer:stop/1, Peers).
 
 %% A node with the application started, options over those all have.
-node_with(Env) ->
+node_with(Env) -> node_with(Env, #{}).
+
+node_with(Env, Opts) ->
     %% Connections are made and cut by the tests alone: not by global, which in OTP 25 cuts more of
     %% them where one was lost.
-    P = pt_peer:start(api, #{args => ["-connect_all", "false",
-                                      "-kernel", "prevent_overlapping_partitions", "false"]}),
+    P = pt_peer:start(api, Opts#{args => ["-connect_all", "false",
+                                          "-kernel", "prevent_overlapping_partitions", "false"]}),
     {ok, _} = on(P, fun() ->
         _ = application:load(partisan),
         maps:foreach(fun(Key, Value) -> application:set_env(partisan, Key, Value) end,

@@ -6,7 +6,7 @@
 
 -import(proper_types, [frequency/1, list/1, nat/0, oneof/1]).
 
--export([prop_once_and_in_order/0, prop_acknowledged_is_forgotten/0]).
+-export([prop_once_and_in_order/0, prop_acknowledged_is_forgotten/0, prop_receiver_starts_anew/0]).
 
 prop_once_and_in_order() ->
     ?FORALL(Steps, list(step()),
@@ -31,13 +31,29 @@ prop_acknowledged_is_forgotten() ->
                 partisan_reliable_core:oldest(Done) =:= partisan_reliable_core:expected(Receiver)
         end).
 
+%% The receiver forgets everything, with the connection: what was not acknowledged may come again, but
+%% nothing that is kept is lost, and the stream goes on.
+prop_receiver_starts_anew() ->
+    ?FORALL({Before, After}, {list(step()), list(step())},
+        begin
+            #{sender := Sender} = Cut = step(cut, run(Before)),
+            Anew = partisan_reliable_core:receiver(partisan_reliable_core:oldest(Sender)),
+            #{submitted := Submitted, delivered := Delivered, receiver := Receiver, sender := Last} =
+                finish(lists:foldl(fun step/2, Cut#{receiver := Anew}, After)),
+            Kept = [Id || {Id, retransmit} <- Submitted],
+            Done = partisan_reliable_core:acknowledge(partisan_reliable_core:expected(Receiver), Last),
+            proper:conjunction(
+              [{all, Kept -- Delivered =:= []},
+               {goes_on, partisan_reliable_core:outstanding(Done) =:= 0}])
+        end).
+
 step() ->
     frequency([{6, {submit, oneof([retransmit, retransmit, ack])}}, {8, {arrive, nat()}},
                {2, acknowledge}, {1, cut}, {2, reopen}]).
 
 run(Steps) ->
     lists:foldl(fun step/2, #{sender => partisan_reliable_core:sender(),
-                              receiver => partisan_reliable_core:receiver(), open => true,
+                              receiver => partisan_reliable_core:receiver(1), open => true,
                               wire => [], submitted => [], delivered => [], lost => 0, next => 1},
                 Steps).
 
