@@ -44,7 +44,8 @@ guarded(Fun) ->
                 %% Whoever read the output has gone, as in `bench/run | head'.
                 4;
             Class:Reason:Stack ->
-                err("bench: fault in the benchmark itself: ~0p:~0p~n  ~0p~n", [Class, Reason, Stack]),
+                err("bench: a fault of the benchmark itself: ~0p:~0p~n  ~0p~n",
+                    [Class, Reason, Stack]),
                 4
         end,
     halt(Status).
@@ -53,12 +54,30 @@ self_test() ->
     Passed = pt_bench_test:run(),
     tally(Passed, 0),
     out("bench: ~b self-tests passed~n", [Passed]),
-    [out("checking a message of ~b B costs ~b ns~n", [S, round(Ns)]) || {S, Ns} <- pt_bench_test:check_cost()],
+    [
+        out("checking a message of ~b B costs ~b ns~n", [Size, round(Ns)])
+     || {Size, Ns} <- pt_bench_test:check_cost()
+    ],
     0.
 
 %%% a run
 
+run(#{resume := Dir}) when Dir =/= undefined, Dir =/= "last" ->
+    %% Its own options: what was asked for then.
+    case pt_bench_store:read(Dir) of
+        {ok, Lines} ->
+            Given = maps:get(<<"args">>, pt_bench_store:environment(Lines), []),
+            case pt_bench_opts:parse([unicode:characters_to_list(A) || A <- Given]) of
+                {ok, Then} -> run_all(Then#{resume := Dir});
+                _ -> throw({usage, Dir ++ " does not say with which options it was run"})
+            end;
+        {error, Text} ->
+            throw({usage, Text})
+    end;
 run(Options) ->
+    run_all(Options).
+
+run_all(Options) ->
     #{store := Store, done := Done} = Run = with_store(plan(Options)),
     #{cases := Cases, carriers := Carriers, node := Node} = Run,
     Dir = maps:get(dir, Node),
@@ -78,7 +97,7 @@ run(Options) ->
             ok;
         #{plots := Plots} ->
             Table = pt_bench_report:table(Cases, Labels, Summaries),
-            ok = file:write_file(filename:join(Dir, "table.txt"), unicode:characters_to_binary(Table)),
+            ok = file:write_file(filename:join(Dir, "table.txt"), bin(Table)),
             out(Table),
             Plots andalso out(pt_bench_plot:draw(Dir))
     end,
@@ -100,7 +119,7 @@ plan(#{short := Short} = Options) ->
     Defaults = maps:filter(fun(_, V) -> V =/= undefined end, maps:with([backend, lanes], Options)),
     Words =
         case Options of
-            #{carriers := undefined, full := true} -> pt_bench_carrier:full();
+            #{carriers := undefined, full := true, floor := Floor} -> pt_bench_carrier:full(Floor);
             #{carriers := undefined, floor := Floor} -> pt_bench_carrier:usual(Short, Floor);
             #{carriers := Given} -> Given
         end,
@@ -179,7 +198,8 @@ open_store(create, Dir, _Mine, Plan) ->
     Store = opened(pt_bench_store:create(Dir)),
     Env = pt_bench_env:describe(Plan),
     out(pt_bench_report:environment(Env)),
-    pt_bench_store:write(Store, Env#{type => environment}),
+    Args = without_resume(init:get_plain_arguments()),
+    pt_bench_store:write(Store, Env#{type => environment, args => [bin(A) || A <- Args]}),
     {Store, #{}};
 open_store(reopen, Dir, Mine, _Plan) ->
     case pt_bench_store:read(Dir) of
@@ -194,12 +214,17 @@ open_store(reopen, Dir, Mine, _Plan) ->
             throw({usage, Text})
     end.
 
+without_resume(["--resume", _ | Args]) -> without_resume(Args);
+without_resume([Arg | Args]) -> [Arg | without_resume(Args)];
+without_resume([]) -> [].
+
 opened({ok, Store}) -> Store;
 opened({error, Text}) -> throw({usage, Text}).
 
 out_dir(Root, #{out := undefined}) ->
     {{Y, Mo, D}, {H, Mi, S}} = calendar:local_time(),
-    Name = io_lib:format("~4..0b~2..0b~2..0b-~2..0b~2..0b~2..0b-~s", [Y, Mo, D, H, Mi, S, os:getpid()]),
+    Name = io_lib:format("~4..0b~2..0b~2..0b-~2..0b~2..0b~2..0b-~s",
+        [Y, Mo, D, H, Mi, S, os:getpid()]),
     filename:join(Root, Name);
 out_dir(_Root, #{out := Dir}) ->
     Dir.

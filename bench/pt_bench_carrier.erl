@@ -1,7 +1,7 @@
 %% What a word of --carriers stands for: how two nodes are started so that the carrier is used, and
 %% how the workload sends. Reads the environment variables that name checkouts of rivals.
 -module(pt_bench_carrier).
--export([parse/2, usual/2, full/0, rivals/0, words/0]).
+-export([parse/2, usual/2, full/1, rivals/0, words/0]).
 -export_type([carrier/0]).
 
 -type carrier() :: #{
@@ -48,7 +48,7 @@ parse(Word, Defaults) ->
             Error
     end.
 
-carrier("partisan" ++ _ = Proto, Words, Defaults) when Proto =:= "partisan"; Proto =:= "partisan6" ->
+carrier(Proto, Words, Defaults) when Proto =:= "partisan"; Proto =:= "partisan6" ->
     case lanes_and_backend(Words, #{}) of
         {ok, Own} ->
             Args = [["-partisan", atom_to_list(K), V] || {K, V} <- maps:to_list(
@@ -136,11 +136,11 @@ usual(true, _) -> ["partisan", "partisan-poll"];
 usual(false, Floor) -> ["inet_tcp", "partisan"] ++ [F || Floor, F <- ["floor"]].
 
 %% Those of a full run: with each rival whose checkout is named.
--spec full() -> [string()].
-full() ->
+-spec full(Floor :: boolean()) -> [string()].
+full(Floor) ->
     ["inet_tcp", "inet_tcp-rabbitmq", "inet_tcp-emqx", "inet_tls", "partisan"] ++
         ["partisan-" ++ B ++ "-" ++ L || B <- ["uring", "poll"], L <- ["1", "2", "4", "8"]] ++
-        rivals() ++ ["floor"].
+        rivals() ++ ["floor" || Floor].
 
 -spec rivals() -> [string()].
 rivals() ->

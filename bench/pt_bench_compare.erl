@@ -88,7 +88,9 @@ unique([E | List], Seen) when is_map_key(E, Seen) -> unique(List, Seen);
 unique([E | List], Seen) -> [E | unique(List, Seen#{E => true})].
 
 cell(Case, Label, Base, Old, New, Threshold) ->
-    Of = fun(Samples) -> [S || #{'case' := C, carrier := L} = S <- Samples, C =:= Case, L =:= Label] end,
+    Of = fun(Samples) ->
+        [S || #{'case' := C, carrier := L} = S <- Samples, C =:= Case, L =:= Label]
+    end,
     Bad = fun(Samples) -> [S || #{ok := false} = S <- Samples] =/= [] end,
     Name = #{'case' => Case, carrier => Label},
     case {Of(Old), Of(New)} of
@@ -109,8 +111,8 @@ figures(#{'case' := Case, carrier := Label} = Name, Base, {Old, Olds}, {New, New
     Known = lists:append([maps:keys(M) || #{metrics := M} <- Olds]),
     [
         Name#{
-            metric => Metric, by => By, verdict => verdict(Metric, Change), factor => maps:get(factor, Change),
-            p => maps:get(p, Change), old => pt_bench_stat:median(A), new => pt_bench_stat:median(B)
+            metric => Metric, by => By, verdict => verdict(Metric, Change),
+            factor => maps:get(factor, Change), p => maps:get(p, Change), old => pt_bench_stat:median(A), new => pt_bench_stat:median(B)
         }
      || Metric <- pt_bench_metric:all(), lists:member(Metric, Known), plain(Metric, News) =/= [],
         {By, A, B} <- [values(Metric, Case, Label, Base, {Old, Olds}, {New, News})],
@@ -119,7 +121,10 @@ figures(#{'case' := Case, carrier := Label} = Name, Base, {Old, Olds}, {New, New
 
 values(Metric, Case, Label, Base, {Old, Olds}, {New, News}) ->
     Ratios = fun(Samples, Mine) ->
-        Bases = [S || #{'case' := C, carrier := L, ok := true} = S <- Samples, C =:= Case, L =:= Base],
+        Bases = [
+            S
+         || #{'case' := C, carrier := L, ok := true} = S <- Samples, C =:= Case, L =:= Base
+        ],
         pt_bench_stat:paired(rounds(Metric, Bases), rounds(Metric, Mine))
     end,
     case Base =:= none orelse Label =:= Base orelse {Ratios(Old, Olds), Ratios(New, News)} of
@@ -144,8 +149,8 @@ verdict(Metric, #{verdict := clear, factor := F}) ->
 %%% what people read
 
 environments(Old, New) ->
-    [A, B] = [maps:without([<<"type">>, <<"time">>, <<"load">>, <<"plan">>], pt_bench_store:environment(L))
-     || L <- [Old, New]],
+    Own = [<<"type">>, <<"time">>, <<"load">>, <<"plan">>],
+    [A, B] = [maps:without(Own, pt_bench_store:environment(L)) || L <- [Old, New]],
     Keys = lists:usort(maps:keys(A) ++ maps:keys(B)),
     [
         io_lib:format("~ts differs: ~ts -> ~ts~n", [K, short(VA), short(VB)])
@@ -197,5 +202,8 @@ closing(Rows, Threshold) ->
         "~n~b figures: ~b worse, ~b better, ~b unclear, ~b the same (within ~s %). Of figures that did "
         "not change,~none in fifty can look changed by chance: repeat the run before believing a "
         "single one.~n",
-        [Judged, Count(worse), Count(better), Count(unclear), Count(same), pt_bench_metric:number(Threshold * 100)]
+        [
+            Judged, Count(worse), Count(better), Count(unclear), Count(same),
+            pt_bench_metric:number(Threshold * 100)
+        ]
     ).

@@ -6,7 +6,7 @@
 
 -opaque floor() :: #{
     server := port(), server_pid := integer(), port := string(), how := [blocking | uring],
-    options := pt_bench_nodes:options()
+    program := file:filename(), options := pt_bench_nodes:options()
 }.
 
 %% The program is built by bench/run; its server starts where the second node would.
@@ -21,8 +21,10 @@ start(How, Program, #{hosts := {_, HostB}} = Options) ->
             {os_pid, OsPid} = erlang:port_info(Server, os_pid),
             receive
                 {Server, {data, {eol, Port}}} ->
-                    {ok, #{server => Server, server_pid => OsPid, port => Port, how => How,
-                        options => Options#{program => Program}}};
+                    {ok, #{
+                        server => Server, server_pid => OsPid, port => Port, how => How,
+                        program => Program, options => Options
+                    }};
                 {Server, {exit_status, Status}} ->
                     {error, text("the floor's server ended with status ~b", [Status])}
             after 5000 ->
@@ -67,7 +69,7 @@ together(Results) ->
         usage => #{
             cpu => lists:append([C || #{cpu := C} <- Usages]),
             seconds => lists:sum([S || #{seconds := S} <- Usages]),
-            external => 0.0
+            external => lists:max([X || #{external := X} <- Usages])
         },
         peak_kb => []
     }.
@@ -84,18 +86,24 @@ best(Kind, Results) ->
 
 first_by(Key, Results) -> hd(lists:sort(fun(A, B) -> Key(A) =< Key(B) end, Results)).
 
-one(#{port := Port, options := Options}, How, Kind, Part, #{ms := Ms, warm_ms := Warm}, Share) ->
-    #{hosts := {_, Host}, program := Program} = Options,
+one(Floor, How, Kind, Part, #{ms := Ms, warm_ms := Warm}, Share) ->
+    #{port := Port, program := Program, options := #{hosts := {_, Host}} = Options} = Floor,
     #{procs := Procs0, size := Size} = Part,
     %% At a fixed rate hardly ever two requests are under way.
     Procs = case Part of #{kind := open} -> 1; _ -> Procs0 end,
     Number = fun(N) -> integer_to_list(N) end,
-    Words = [Program, "run", Host, Port, Kind, Number(Size), Number(Procs), Number(Warm),
-        Number(max(200, Ms div Share)), atom_to_list(How)],
+    %% It has no rates to settle and no collector: half a second says as much as two.
+    Words = [Program, "run", Host, Port, Kind, Number(Size), Number(Procs), Number(min(Warm, 100)),
+        Number(max(200, min(Ms, 1000) div Share)), atom_to_list(How)],
+    Before = pt_bench_proc:snapshot([]),
     Run = spawn_program(1, Options, Words, [{line, 1000000}]),
     Limit = 2 * (Ms + Warm) + 20000,
     case collect(Run, none, erlang:monotonic_time(millisecond) + Limit) of
-        {0, Line} when is_list(Line) -> {ok, result(Part, parse_line(Line))};
+        {0, Line} when is_list(Line) ->
+            #{cpu := Cpu, seconds := S} = Figures = parse_line(Line),
+            #{external := All} = pt_bench_proc:usage(Before, pt_bench_proc:snapshot([])),
+            %% What is measured is most of what the two processes did, so the rest is others'.
+            {ok, result(Part, Figures, max(0.0, All - Cpu / max(S, 0.01)))};
         {Status, _} -> {error, text("the floor's program ended with status ~p", [Status])}
     end.
 
@@ -109,7 +117,7 @@ collect(Run, Line, Deadline) ->
         {"none: it hung and was killed", Line}
     end.
 
-result(Part, #{messages := N, seconds := S, cpu := Cpu, hist := Hist}) ->
+result(Part, #{messages := N, seconds := S, cpu := Cpu, hist := Hist}, External) ->
     H = pt_bench_hist:from_list(Hist),
     Sent = round(N),
     #{
@@ -119,7 +127,7 @@ result(Part, #{messages := N, seconds := S, cpu := Cpu, hist := Hist}) ->
             latency_us => pt_bench_hist:micros(H),
             proof => (pt_bench_proof:finish(0, pt_bench_proof:new()))#{sent := Sent, received := Sent}
         }],
-        usage => #{cpu => [Cpu], seconds => S, external => 0.0}
+        usage => #{cpu => [Cpu], seconds => S, external => External}
     }.
 
 %% KEY=VALUE ..., hist=INDEX:COUNT,...

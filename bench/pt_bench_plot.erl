@@ -20,7 +20,8 @@ draw(Dir) ->
             [ok = file:write_file(filename:join(Plots, Name), Data) || {Name, Data, _} <- Pictures],
             Script = filename:join(Plots, "plots.gp"),
             ok = file:write_file(Script, [script(P) || P <- Pictures]),
-            Said = os:cmd("cd '" ++ Plots ++ "' && '" ++ Gnuplot ++ "' plots.gp >gnuplot.log 2>&1; echo $?"),
+            Command = ["cd '", Plots, "' && '", Gnuplot, "' plots.gp >gnuplot.log 2>&1; echo $?"],
+            Said = os:cmd(lists:flatten(Command)),
             case string:trim(Said) of
                 "0" -> io_lib:format("Plots: ~b in ~ts/ (SVG, PNG)~n", [length(Pictures), Plots]);
                 _ -> io_lib:format("No plots: gnuplot failed, see ~ts/gnuplot.log~n", [Plots])
@@ -86,7 +87,8 @@ ratio_data(Rows, Others) ->
             [Case, [
                 case R of
                     none -> "\t-\t-\t-";
-                    #{median := M, min := Min, max := Max} -> io_lib:format("\t~g\t~g\t~g", [M, Min, Max])
+                    #{median := M, min := Min, max := Max} ->
+                        io_lib:format("\t~g\t~g\t~g", [M * 1.0, Min * 1.0, Max * 1.0])
                 end
              || R <- Ratios
             ], "\n"]
@@ -118,7 +120,10 @@ latency_data(Label, Hist) ->
     Points = [Q || Q <- quantiles(), 1 / (1 - Q) =< Total],
     [
         ["# ", Label, "\n"],
-        [io_lib:format("~g\t~g~n", [1 / (1 - Q), pt_bench_hist:quantile(Hist, Q) / 1000]) || Q <- Points],
+        [
+            io_lib:format("~g\t~g~n", [1 / (1 - Q), pt_bench_hist:quantile(Hist, Q) / 1000])
+         || Q <- Points
+        ],
         "\n\n"
     ].
 

@@ -58,7 +58,8 @@ summaries(Cases, [Base | _] = Labels, Samples) ->
         begin
             Values = values(Name, Label, Metric, Samples),
             Ratio = fun(To) ->
-                pt_bench_stat:summary(pt_bench_stat:paired(values(Name, To, Metric, Samples), Values))
+                Others = values(Name, To, Metric, Samples),
+                pt_bench_stat:summary(pt_bench_stat:paired(Others, Values))
             end,
             #{
                 'case' => Name, metric => Metric, carrier => Label,
@@ -129,7 +130,7 @@ table(Cases, [Base | _] = Labels, Summaries) ->
 wide(Cases, [Base | Others], Floors, Cells) ->
     Head = [
         io_lib:format("~-19s ~-9s ~-23s", ["case", "figure", Base]),
-        [io_lib:format(" ~-23s ~-20s", [L, "ratio"]) || L <- Others],
+        [io_lib:format(" ~-23s ~-24s", [L, "ratio"]) || L <- Others],
         [" x floor" || Floors =/= []]
     ],
     Rows = [
@@ -137,7 +138,7 @@ wide(Cases, [Base | Others], Floors, Cells) ->
             io_lib:format("~-19s ~-9s", [first(Name, Metric, Show), unit(Metric)]),
             [$\s, pad(23, spread(maps:get({Name, Metric, Base}, Cells)))],
             [
-                [$\s, pad(23, spread(Cell)), $\s, pad(20, ratio(Cell))]
+                [$\s, pad(23, spread(Cell)), $\s, pad(24, ratio(Cell))]
              || L <- Others, Cell <- [maps:get({Name, Metric, L}, Cells)]
             ],
             [$\s, of_floor(maps:get({Name, Metric, lists:last([Base | Others])}, Cells))]
@@ -147,7 +148,7 @@ wide(Cases, [Base | Others], Floors, Cells) ->
     lines([Head | Rows]).
 
 tall(Cases, [Base | _] = Labels, Cells) ->
-    Head = io_lib:format("~-19s ~-9s ~-18s ~-23s ~-20s x floor",
+    Head = io_lib:format("~-19s ~-9s ~-18s ~-23s ~-24s x floor",
         ["case", "figure", "carrier", "value", "ratio"]),
     Rows = [
         [
@@ -156,7 +157,7 @@ tall(Cases, [Base | _] = Labels, Cells) ->
                 _ -> pad(29, "")
             end,
             io_lib:format(" ~-18s ", [Label]),
-            pad(23, spread(Cell)), $\s, pad(20, ratio(Cell)), $\s, of_floor(Cell)
+            pad(23, spread(Cell)), $\s, pad(24, ratio(Cell)), $\s, of_floor(Cell)
         ]
      || #{name := Name, show := Show} <- Cases, Metric <- Show, Label <- Labels,
         Cell <- [maps:get({Name, Metric, Label}, Cells)]

@@ -94,7 +94,8 @@ stop(_) -> ok.
 
 %%% cells
 
-cell(#{done := Done} = Run, Round, I, #{name := Name} = Case, #{label := Label} = Carrier, Places, State) ->
+cell(#{done := Done} = Run, Round, I, Case, #{label := Label} = Carrier, Places, State) ->
+    #{name := Name} = Case,
     #{bad := Bad} = State,
     case Done of
         #{{Name, Label, Round} := Sample} ->
@@ -133,7 +134,8 @@ after_cell(Run, Round, Name, #{label := Label} = Carrier, #{ok := false}, Places
         Broken ->
             %% Whatever went wrong, the next cell gets nodes that know nothing of it.
             stop(Broken),
-            {Places#{Label := start(Run, Carrier, Round)}, State#{bad := Bad#{{Name, Label} => true}}}
+            Fresh = Places#{Label := start(Run, Carrier, Round)},
+            {Fresh, State#{bad := Bad#{{Name, Label} => true}}}
     end.
 
 take(#{options := Options}, Round, #{name := Name} = Case, #{label := Label} = Carrier, Place) ->
@@ -185,8 +187,10 @@ judge(Case, Sample, #{parts := Parts, usage := #{external := External}} = Got) -
         {_, false} -> Done#{ok => false, why => lists:flatten(pt_bench_proof:words(Proof))}
     end.
 
-%% The floor holds no memory worth a line.
-metrics(Case, #{peak_kb := []} = Got) -> maps:remove(rss_mb, pt_bench_cases:metrics(Case, Got));
+%% The floor holds no memory worth a line, and sends as fast as it can where others keep a rate.
+metrics(#{parts := Parts} = Case, #{peak_kb := []} = Got) ->
+    Open = lists:any(fun(#{kind := Kind}) -> Kind =:= open end, Parts),
+    maps:without([rss_mb | [rate || Open]], pt_bench_cases:metrics(Case, Got));
 metrics(Case, Got) -> pt_bench_cases:metrics(Case, Got).
 
 failed(Sample, Why) ->
@@ -202,9 +206,11 @@ spent(_Run, Case, #{spent := Spent} = State) -> State#{spent := Spent + weight(C
 %% Beside its own time a cell takes some second for warm-up, payloads and the report.
 weight(#{ms := Ms}) -> Ms + 1000.
 
-left(#{cases := Cases, carriers := Carriers, options := #{rounds := Rounds}, done := Done}, I, State) ->
+left(#{cases := Cases, carriers := Carriers, options := Options, done := Done}, I, State) ->
+    #{rounds := Rounds} = Options,
     #{began := Began, spent := Spent} = State,
     PerCell = lists:sum([weight(C) || C <- Cases]) / length(Cases),
-    Ahead = length([x || {_, _, R} <- maps:keys(Done), R > (I - 1) div (length(Cases) * length(Carriers)) + 1]),
-    Left = (Rounds * length(Cases) * length(Carriers) - I - Ahead) * PerCell,
+    InRound = length(Cases) * length(Carriers),
+    Ahead = length([x || {_, _, R} <- maps:keys(Done), R > (I - 1) div InRound + 1]),
+    Left = (Rounds * InRound - I - Ahead) * PerCell,
     round((erlang:monotonic_time(millisecond) - Began) / max(Spent, 1) * max(0, Left) / 1000).

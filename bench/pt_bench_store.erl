@@ -1,8 +1,8 @@
 %% A run's directory: results.jsonl, table.txt, plots, certificates. Every line is on the disk before
 %% the next cell starts, so that a run that was stopped can be taken up again.
 -module(pt_bench_store).
--export([create/1, reopen/1, write/2, close/1, finish/1, file/1, dir/1, read/1, environment/1, samples/1]).
--export([to_json/1, unfinished/2, newest/1]).
+-export([create/1, reopen/1, write/2, close/1, finish/1, file/1, read/1, environment/1]).
+-export([samples/1, to_json/1, unfinished/2]).
 -export_type([store/0]).
 
 -opaque store() :: #{dir := file:filename(), io := file:io_device()}.
@@ -44,7 +44,8 @@ write(#{io := Io}, Map) ->
 %% The run is complete: nothing is left to be taken up.
 -spec finish(store()) -> ok.
 finish(Store) ->
-    write(Store, #{type => 'end', time => bin(calendar:system_time_to_rfc3339(erlang:system_time(second)))}),
+    Time = calendar:system_time_to_rfc3339(erlang:system_time(second)),
+    write(Store, #{type => 'end', time => bin(Time)}),
     close(Store).
 
 -spec close(store()) -> ok.
@@ -53,9 +54,6 @@ close(#{io := Io}) -> file:close(Io).
 -spec file(file:filename() | store()) -> file:filename().
 file(#{dir := Dir}) -> file(Dir);
 file(Dir) -> filename:join(Dir, "results.jsonl").
-
--spec dir(store()) -> file:filename().
-dir(#{dir := Dir}) -> Dir.
 
 %% The lines of a run; a directory or the file itself. Lines that are no JSON are left out: there can
 %% be one where a run was stopped.
@@ -88,18 +86,21 @@ samples(Lines) ->
     [{module, M} = code:ensure_loaded(M) || M <- Modules],
     [sample(L) || #{<<"type">> := <<"cell">>} = L <- Lines].
 
-sample(#{<<"case">> := Case, <<"carrier">> := Label, <<"round">> := Round, <<"ok">> := Ok} = Line) ->
+sample(#{<<"case">> := Case, <<"carrier">> := Label, <<"ok">> := Ok} = Line) ->
     Base = #{
         'case' => binary_to_list(Case),
         carrier => binary_to_list(Label),
-        round => Round,
+        round => maps:get(<<"round">>, Line),
         ok => Ok,
         proof => known(maps:get(<<"proof">>, Line)),
         wall => maps:get(<<"wall">>, Line, 0),
         why => unicode:characters_to_list(maps:get(<<"why">>, Line, <<>>))
     },
     Parts = [
-        #{histogram => maps:get(<<"histogram">>, P, []), latency_us => known(maps:get(<<"latency_us">>, P))}
+        #{
+            histogram => maps:get(<<"histogram">>, P, []),
+            latency_us => known(maps:get(<<"latency_us">>, P))
+        }
      || P <- maps:get(<<"parts">>, Line, [])
     ],
     case Ok of
@@ -161,14 +162,8 @@ unfinished(Root, Plan) ->
         [] -> none
     end.
 
--spec newest(file:filename()) -> {ok, file:filename()} | none.
-newest(Root) ->
-    case runs(Root) of
-        [Dir | _] -> {ok, Dir};
-        [] -> none
-    end.
-
 %% Newest first.
 runs(Root) ->
     Files = filelib:wildcard(filename:join([Root, "*", "results.jsonl"])),
-    [filename:dirname(F) || {_, F} <- lists:reverse(lists:sort([{filelib:last_modified(F), F} || F <- Files]))].
+    ByTime = lists:sort([{filelib:last_modified(F), F} || F <- Files]),
+    [filename:dirname(F) || {_, F} <- lists:reverse(ByTime)].

@@ -8,7 +8,7 @@ $(eval $(call variant,lint-clang,clang,$(LINT_CLANG) $(CURING),$(LURING)))
 C_FILES := $(sort $(wildcard c_src/*/*.[ch] test/c/*.[ch] test/fuzz/*.[ch] test/prop/*.[ch] tools/*.c bench/*/*.[ch] test/net/*.[ch]))
 SCRIPTS := $(shell grep -lE '^\#!.*[ /](ba)?sh$$' .ci/* tools/* test/run/* test/*/run test/*/*.sh bench/* demo/* 2>/dev/null)
 
-LINTS := lint-gcc lint-clang lint-exports lint-layers lint-size lint-format lint-tidy lint-cppcheck lint-net \
+LINTS := lint-gcc lint-clang lint-exports lint-layers lint-size lint-format lint-tidy lint-cppcheck lint-net lint-floor \
 	 lint-shell lint-erl lint-xref lint-dialyzer
 .PHONY: lint format $(LINTS)
 
@@ -44,6 +44,19 @@ lint-cppcheck:
 		--std=c11 --library=posix --suppress=missingIncludeSystem --suppress=unmatchedSuppression \
 		--suppress=shiftTooManyBitsSigned \
 		-j $(JOBS) -Ic_src $(if $(HAVE_URING),-DHAVE_LIBURING) c_src
+
+# bench/prepare builds it without make.
+FLOOR_SRC := $(wildcard bench/floor/*.c)
+FLOOR_CFLAGS = -std=gnu17 $(CWARN) -pthread $(CURING)
+lint-floor:
+	gcc $(FLOOR_CFLAGS) -O2 -Werror -fsyntax-only $(FLOOR_SRC)
+	clang $(FLOOR_CFLAGS) -O2 -Werror -fsyntax-only $(FLOOR_SRC)
+	clang $(FLOOR_CFLAGS) -UHAVE_LIBURING -O2 -Werror -fsyntax-only $(FLOOR_SRC)
+	printf '%s\n' $(FLOOR_SRC) | xargs -P $(JOBS) -I{} clang-tidy --quiet {} -- $(FLOOR_CFLAGS) \
+		2> >(grep -v 'warnings\? generated\|Suppressed\|Use -header-filter' >&2)
+	cppcheck -q --enable=warning,performance,portability --error-exitcode=1 --inline-suppr \
+		--std=c11 --library=posix --suppress=missingIncludeSystem --suppress=unmatchedSuppression \
+		-j $(JOBS) $(if $(HAVE_URING),-DHAVE_LIBURING) bench/floor
 
 lint-shell:
 	shellcheck -S warning $(SCRIPTS)
