@@ -2,6 +2,7 @@
 #include "engine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -309,6 +310,25 @@ static int receive(struct ptn_engine *e, unsigned from, uint64_t now)
 
 /* ---- a turn ---- */
 
+/* A packet that lies in the device while this thread waits for a CPU is late before we know of it;
+ * the scheduler's own account of such waits tells. */
+static bool starved(struct ptn_engine *e)
+{
+    char text[128];
+    unsigned long long ran, waited, wakes;
+    ssize_t n = e->schedstat < 0 ? -1 : pread(e->schedstat, text, sizeof text - 1, 0);
+
+    if (n <= 0)
+        return false;
+    text[n] = 0;
+    if (sscanf(text, "%llu %llu %llu", &ran, &waited, &wakes) != 3)
+        return false;
+    bool yes = waited - e->waited > (wakes - e->wakes) * PTN_LATE_NS;
+    e->waited = waited;
+    e->wakes = wakes;
+    return yes;
+}
+
 static void account(struct ptn_engine *e, uint64_t now, uint64_t idle)
 {
     e->window_idle += idle;
@@ -317,6 +337,7 @@ static void account(struct ptn_engine *e, uint64_t now, uint64_t idle)
         return;
     e->timing.windows++;
     e->timing.full_windows += (length - e->window_idle) * 100 > length * FULL_PERCENT;
+    e->timing.starved_windows += starved(e);
     e->window_start = now;
     e->window_idle = 0;
 }
@@ -376,6 +397,7 @@ int ptn_engine_start(struct ptn_engine *e, uint64_t seed, char *err)
     /* A delivery must not wait for the time slice of what is measured. */
     struct sched_param sp = {.sched_priority = 1};
     e->realtime = !sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &sp);
+    e->schedstat = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
     ptn_engine_count_anew(e);
     return 0;
 }
@@ -401,6 +423,8 @@ void ptn_engine_free(struct ptn_engine *e)
     if (e->spare)
         release(e, e->spare);
     free_list(e);
+    if (e->path && e->schedstat >= 0)
+        close(e->schedstat);
     ptn_sched_free(&e->sched);
     for (unsigned i = 0; e->path && i < e->count * e->count; i++)
         ptn_link_free(&e->path[i].link);
@@ -450,6 +474,7 @@ void ptn_engine_count_anew(struct ptn_engine *e)
         e->drops_before[i] = ptn_ns_tun_drops(&e->node[i]);
     e->strange = e->nowhere = e->resets = 0;
     e->timing = (struct ptn_timing){.since = ptn_now(), .cpu_since = cpu_now()};
+    (void)starved(e);
     e->window_start = e->timing.since;
     e->window_idle = 0;
 }

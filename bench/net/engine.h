@@ -17,6 +17,7 @@ struct ptn_timing {
     uint64_t bucket[PTN_LATE_BUCKETS]; /* by the power of two of ns */
     uint64_t since, cpu_since;         /* when counting began, ns */
     uint64_t windows, full_windows;    /* of 100 ms; those in which it hardly slept */
+    uint64_t starved_windows;          /* in which it waited for a CPU, PTN_LATE_NS each time */
 };
 
 struct ptn_path { /* a link in one direction, and what is known of it */
@@ -44,7 +45,9 @@ struct ptn_engine {
     struct ptn_timing timing;
     uint64_t strange, nowhere, resets; /* not IP; no node has the address; forged */
     uint64_t window_start, window_idle;
-    bool realtime; /* runs before ordinary processes */
+    int schedstat;          /* how long this thread waited for a CPU; -1: not to be had */
+    uint64_t waited, wakes; /* as it said last */
+    bool realtime;          /* runs before ordinary processes */
 };
 
 int ptn_engine_start(struct ptn_engine *e, uint64_t seed, char *err);

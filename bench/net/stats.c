@@ -44,7 +44,8 @@ void ptn_stats_bottleneck(const struct ptn_engine *e, char *out, size_t size)
     out[0] = 0;
     if (t->full_windows * 1000 > t->windows * FULL_PERMILLE)
         cause(out, size, "cpu");
-    if (t->late * 1000 > t->runs * LATE_PERMILLE)
+    if (t->late * 1000 > t->runs * LATE_PERMILLE ||
+        t->starved_windows * 1000 > t->windows * FULL_PERMILLE)
         cause(out, size, "late");
     if (unread)
         cause(out, size, "unread");
@@ -100,15 +101,17 @@ void ptn_stats(const struct ptn_engine *e, struct ptn_text *out)
                 link_line(e, i, j, out);
     for (unsigned i = 0; i < e->count; i++)
         ptn_text_add(out, "node %s unread %llu\n", e->node[i].name, U(tun_drops(e, i)));
-    ptn_text_add(out,
-                 "emulator seconds %.3f busy %.3f full_windows %llu windows %llu deliveries %llu "
-                 "late %llu late_p50_us %g late_p99_us %g late_max_us %g under_way %zu "
-                 "memory_bytes %llu strange %llu nowhere %llu resets %llu flows_pushed_out %llu "
-                 "realtime %d\n",
-                 wall / 1e9, wall > 0 ? (double)cpu / wall : 0, U(t->full_windows), U(t->windows),
-                 U(t->runs), U(t->late), late_us(t, 0.5), late_us(t, 0.99), (double)t->max / 1e3,
-                 e->sched.count, U(e->memory), U(e->strange), U(e->nowhere), U(e->resets),
-                 U(e->flows.pushed_out), e->realtime);
+    ptn_text_add(
+        out,
+        "emulator seconds %.3f busy %.3f windows %llu full_windows %llu starved_windows %llu "
+        "deliveries %llu "
+        "late %llu late_p50_us %g late_p99_us %g late_max_us %g under_way %zu "
+        "memory_bytes %llu strange %llu nowhere %llu resets %llu flows_pushed_out %llu "
+        "realtime %d\n",
+        wall / 1e9, wall > 0 ? (double)cpu / wall : 0, U(t->windows), U(t->full_windows),
+        U(t->starved_windows), U(t->runs), U(t->late), late_us(t, 0.5), late_us(t, 0.99),
+        (double)t->max / 1e3, e->sched.count, U(e->memory), U(e->strange), U(e->nowhere),
+        U(e->resets), U(e->flows.pushed_out), e->realtime);
     ptn_stats_bottleneck(e, limits, sizeof limits);
     ptn_text_add(out, "bottleneck %s\n", limits[0] ? limits : "no");
 }

@@ -19,7 +19,7 @@ all() ->
      one_way_partition].
 
 init_per_suite(Config) ->
-    case pt_net:start(["a", "b"], []) of
+    case pt_net:start(["a", "b"], ["--cc", "cubic"]) of
         {ok, Net} -> pt_net:stop(Net), Config;
         {unavailable, Why} -> {skip, Why}
     end.
