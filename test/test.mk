@@ -119,7 +119,7 @@ CT_DATA := $(wildcard test/ct/*_SUITE_data)
 SUITE ?=
 CASE ?=
 # The suites that run with the shared object under ASan: the VM is several times slower there.
-ASAN_SUITES ?= session_SUITE atoms_SUITE listener_SUITE plain_peer_SUITE
+ASAN_SUITES ?= channel_SUITE channel_end_SUITE session_SUITE atoms_SUITE listener_SUITE plain_peer_SUITE
 
 .PHONY: ct-build
 ct-build: all net
