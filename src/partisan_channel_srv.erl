@@ -36,7 +36,8 @@ lookup(Node, Channel) ->
     end.
 
 %% Opens the channel unless it is open. Stale: a handle that said `closed`, or `none`.
--spec open(node(), atom(), reference() | none, timeout()) -> ok | {error, partisan_channel:reason()}.
+-spec open(node(), atom(), reference() | none, timeout()) ->
+          ok | {error, partisan_channel:reason()}.
 open(Node, Channel, Stale, Timeout) ->
     ok = start(),
     try gen_server:call(?MODULE, {open, Node, Channel, Stale}, Timeout)
@@ -141,7 +142,8 @@ handle_info({partisan_channel, {open, Asker, Ref, SessionId, Name, Lanes}}, Stat
             ok
     end,
     {noreply, State};
-handle_info({'DOWN', Ref, process, Lanes, _}, #{pending := Pending, sessions := Sessions} = State0) ->
+handle_info({'DOWN', Ref, process, Lanes, _},
+            #{pending := Pending, sessions := Sessions} = State0) ->
     true = ets:match_delete(?TABLE, {'_', '_', '_', '_', Lanes}),
     State = State0#{sessions := maps:filter(fun(_, R) -> R =/= Ref end, Sessions)},
     Lost = [Key || {Key, Callers} <- maps:to_list(Pending), lists:keymember(Lanes, 2, Callers)],

@@ -4,6 +4,10 @@
 %% partisan_channel_srv, which asks its own lanes process. Both sides then know the channel and how
 %% many lanes it gets (the smaller wish), and the session's connector opens them: a node that cannot
 %% be dialled has channels, too. A channel can be used when its first lane is attached.
+%%
+%% A channel that is not used is closed by the connector, if its option `idle` says so: it stops
+%% sending, tells the peer how much it sent, the peer does the same when all of that is delivered, and
+%% when all of this is, both close their ends. Who wants to send meanwhile waits, and opens it anew.
 -module(partisan_dist_chans).
 
 -export([new/0, handle/3, attach/5, attached/4, opened/4, failed/4, opener_done/3, knows/2]).
@@ -16,8 +20,10 @@
 -define(ANSWER_IN, 7000).
 
 -type name() :: binary().
+%% quiet: what had been sent and delivered at the last look. closing: who wants to open it meanwhile.
 -type chan() :: #{no := pos_integer(), lanes := 1..16, sockets := #{0..15 => inet:socket()},
-                  retries := [pos_integer()]}.
+                  retries := [pos_integer()], peer := pid(), idle := pos_integer() | infinity,
+                  quiet := {non_neg_integer(), non_neg_integer()}, closing := false | [term()]}.
 -type state() :: #{next := pos_integer(),
                    asked := #{name() => {reference(), map()}},
                    chans := #{name() => chan()},
@@ -38,25 +44,63 @@ sockets(#{chans := Chans}) ->
 
 %% Messages to the lanes process of the form {channel, Event}.
 -spec handle(term(), context(), state()) -> state().
-handle({open, Name, Conf}, Context, S) ->
+handle(Event, Context, #{chans := Chans} = S) ->
+    Name = wants(Event),
+    case Chans of
+        #{Name := #{closing := Waiting} = Chan} when is_list(Waiting) ->
+            S#{chans := Chans#{Name := Chan#{closing := [Event | Waiting]}}};
+        #{} ->
+            do(Event, Context, S)
+    end.
+
+%% The channel that somebody wants to open.
+wants({open, Name, _}) -> Name;
+wants({peer_opens, _, _, Name, _}) -> Name;
+wants(_) -> none.
+
+do({open, Name, Conf}, Context, S) ->
     open(Name, Conf, Context, S);
-handle({peer_opens, Asker, Ref, Name, Conf}, Context, S) ->
+do({peer_opens, Asker, Ref, Name, Conf}, Context, S) ->
     peer_opens(Asker, Ref, Name, Conf, Context, S);
-handle({answer, Ref, Name, Answer}, Context, #{asked := Asked} = S) ->
+do({answer, Ref, Name, Answer}, Context, #{asked := Asked} = S) ->
     case Asked of
         #{Name := {Ref, Conf}} -> answered(Answer, Name, Conf, Context,
                                            S#{asked := maps:remove(Name, Asked)});
         #{} -> S % too late
     end;
-handle({dial, Name}, Context, S) ->
+do({idle, Name, No}, Context, S) ->
+    if_there(Name, fun(Chan) -> look(Name, No, Chan, Context, S) end, S);
+do({closes, Peer, Name, Sent}, Context, S) ->
+    case S of
+        #{chans := #{Name := Chan}} -> peer_closes(Peer, Name, Sent, Chan, Context, S);
+        #{} -> tell(Peer, {keep, Name}), S
+    end;
+do({await, Name, No, Sent, Then}, Context, S) ->
+    if_there(Name, fun(Chan) -> await(Name, No, Sent, Then, Chan, Context, S) end, S);
+do({may_close, Name, Sent}, Context, S) ->
+    if_there(Name, fun(#{no := No} = Chan) ->
+                           await(Name, No, Sent, close, Chan, Context, S)
+                   end, S);
+do({closed, Name}, Context, S) ->
+    if_there(Name, fun(Chan) -> close(Name, Chan, Context, S) end, S);
+do({keep, Name}, Context, S) ->
+    if_there(Name, fun(Chan) -> keep(Name, Chan, Context, S) end, S);
+do({dial, Name}, Context, S) ->
     dial(Name, Context, S);
-handle(_Event, _Context, S) ->
+do(_Event, _Context, S) ->
     S.
+
+if_there(Name, Fun, #{chans := Chans} = S) ->
+    case Chans of
+        #{Name := Chan} -> Fun(Chan);
+        #{} -> S
+    end.
 
 %% ------------------------------------------------------------------------------------------------
 %% Agreement
 
-open(Name, Conf, #{node := Node, session_id := Id} = Context, #{asked := Asked, chans := Chans} = S) ->
+open(Name, Conf, #{node := Node, session_id := Id} = Context,
+     #{asked := Asked, chans := Chans} = S) ->
     case Chans of
         #{Name := #{no := No, sockets := Sockets}} when map_size(Sockets) > 0 ->
             usable(Name, No, Context),
@@ -75,13 +119,14 @@ open(Name, Conf, #{node := Node, session_id := Id} = Context, #{asked := Asked, 
     end.
 
 peer_opens(Asker, Ref, Name, #{parallelism := Lanes} = Conf, Context, S0) ->
-    {Answer, S} = create(Name, Lanes, Conf, Context, S0),
-    Asker ! {channel, {answer, Ref, Name, Answer}},
+    {Answer, S} = create(Name, Lanes, Asker, Conf, Context, S0),
+    tell(Asker, {answer, Ref, Name, Answer}),
     dial(Name, Context, S).
 
-answered({ok, Lanes}, Name, Conf, Context, S0) when is_integer(Lanes), Lanes >= 1, Lanes =< 16 ->
-    case create(Name, Lanes, Conf, Context, S0) of
-        {{ok, _}, S} ->
+answered({ok, Lanes, Peer}, Name, Conf, Context, S0)
+  when is_integer(Lanes), Lanes >= 1, Lanes =< 16, is_pid(Peer) ->
+    case create(Name, Lanes, Peer, Conf, Context, S0) of
+        {{ok, _, _}, S} ->
             dial(Name, Context, S);
         {{error, Why}, S} ->
             partisan_channel_srv:not_opened(maps:get(node, Context), Name, Why),
@@ -94,22 +139,107 @@ answered(_, Name, Conf, Context, S) ->
     answered({error, no_answer}, Name, Conf, Context, S).
 
 %% Both may have asked at a time: the second to come finds what the first one made.
-create(Name, _Lanes, _Conf, _Context, #{chans := Chans} = S) when is_map_key(Name, Chans) ->
+create(Name, _Lanes, _Peer, _Conf, _Context, #{chans := Chans} = S) when is_map_key(Name, Chans) ->
     #{Name := #{lanes := Lanes}} = Chans,
-    {{ok, Lanes}, S};
-create(Name, Lanes, Conf, #{port := Port}, #{next := No, chans := Chans} = S0) ->
+    {{ok, Lanes, self()}, S};
+create(Name, Lanes, Peer, #{idle := Idle} = Conf, #{port := Port, role := Role},
+       #{next := No, chans := Chans} = S0) ->
     case partisan_drv:channel(Port, No, Conf#{name => Name, lanes => Lanes}) of
         ok ->
-            S = S0#{next := No + 1,
-                    chans := Chans#{Name => #{no => No, lanes => Lanes, sockets => #{},
-                                              retries => ?RETRIES}}},
-            {{ok, Lanes}, S};
+            Chan = #{no => No, lanes => Lanes, sockets => #{}, retries => ?RETRIES, peer => Peer,
+                     idle => Idle, quiet => {0, 0}, closing => false},
+            Role =:= connector andalso look_later(Name, Chan),
+            {{ok, Lanes, self()}, S0#{next := No + 1, chans := Chans#{Name => Chan}}};
         {error, Words} ->
             {{error, Words}, S0}
     end.
 
 usable(Name, No, #{node := Node, session_id := Id}) ->
     partisan_channel_srv:opened(Node, Name, Id, No, self()).
+
+tell(Pid, Event) ->
+    _ = erlang:send(Pid, {channel, Event}, [noconnect]),
+    ok.
+
+%% ------------------------------------------------------------------------------------------------
+%% Closing what is not used
+
+look_later(_Name, #{idle := infinity}) ->
+    ok;
+look_later(Name, #{idle := Idle, no := No}) ->
+    _ = erlang:send_after(Idle, self(), {channel, {idle, Name, No}}),
+    ok.
+
+look(Name, No, #{no := No, closing := false, quiet := Before, peer := Peer} = Chan,
+     #{port := Port}, #{chans := Chans} = S) ->
+    Closes = case partisan_drv:channel_state(Port, No) of
+                 {ok, Sent, Delivered, false} when {Sent, Delivered} =:= Before ->
+                     missing(Chan) =:= [] andalso partisan_drv:channel_stop(Port, No, true) =:= ok
+                         andalso {closes, self(), Name, Sent};
+                 {ok, Sent, Delivered, _} ->
+                     {later, {Sent, Delivered}};
+                 {error, _} ->
+                     false
+             end,
+    case Closes of
+        {closes, _, _, _} ->
+            tell(Peer, Closes),
+            S#{chans := Chans#{Name := Chan#{closing := []}}};
+        {later, Now} ->
+            look_later(Name, Chan),
+            S#{chans := Chans#{Name := Chan#{quiet := Now}}};
+        false ->
+            look_later(Name, Chan),
+            S
+    end;
+look(_Name, _No, _Chan, _Context, S) ->
+    S. % another channel of this name
+
+peer_closes(Peer, Name, TheirSent, #{no := No} = Chan, #{port := Port} = Context,
+            #{chans := Chans} = S) ->
+    case {partisan_drv:channel_stop(Port, No, true), partisan_drv:channel_state(Port, No)} of
+        {ok, {ok, Sent, _, _}} ->
+            Closing = Chan#{closing := []},
+            await(Name, No, TheirSent, {tell, Peer, {may_close, Name, Sent}}, Closing, Context,
+                  S#{chans := Chans#{Name := Closing}});
+        _ ->
+            tell(Peer, {keep, Name}),
+            S
+    end.
+
+%% Until the peer's last message is delivered. It is in flight: nothing else can hold it up.
+await(Name, No, Sent, Then, #{no := No} = Chan, #{port := Port} = Context, S) ->
+    case {partisan_drv:channel_state(Port, No), Then} of
+        {{ok, _, Sent, _}, {tell, Peer, Event}} ->
+            tell(Peer, Event),
+            S;
+        {{ok, _, Sent, _}, close} ->
+            #{peer := Peer} = Chan,
+            tell(Peer, {closed, Name}),
+            close(Name, Chan, Context, S);
+        _ ->
+            _ = erlang:send_after(10, self(), {channel, {await, Name, No, Sent, Then}}),
+            S
+    end;
+await(_Name, _No, _Sent, _Then, _Chan, _Context, S) ->
+    S.
+
+close(Name, #{no := No, sockets := Sockets, closing := Waiting},
+      #{port := Port, driver := Driver} = Context, #{chans := Chans} = S) ->
+    _ = partisan_drv:channel_close(Port, No),
+    lists:foreach(fun(Socket) -> Driver:close(Socket) end, maps:values(Sockets)),
+    again_for(Waiting, Context, S#{chans := maps:remove(Name, Chans)}).
+
+keep(Name, #{no := No, closing := Waiting} = Chan, #{port := Port} = Context,
+     #{chans := Chans} = S) ->
+    _ = partisan_drv:channel_stop(Port, No, false),
+    look_later(Name, Chan),
+    again_for(Waiting, Context, S#{chans := Chans#{Name := Chan#{closing := false}}}).
+
+again_for(Waiting, Context, S) when is_list(Waiting) ->
+    lists:foldr(fun(Event, S1) -> handle(Event, Context, S1) end, S, Waiting);
+again_for(false, _Context, S) ->
+    S.
 
 %% ------------------------------------------------------------------------------------------------
 %% Lanes, connector

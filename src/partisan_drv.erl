@@ -3,7 +3,7 @@
 
 -export([load/0]).
 -export([open/0, init/2, lane/3, start/1, tick/1, stat/1, test/4, set_max_queue/2, notify/1]).
--export([channel/3, channel_lane/4, channel_state/2, channel_close/2]).
+-export([channel/3, channel_lane/4, channel_state/2, channel_stop/3, channel_close/2]).
 
 -export_type([init/0]).
 
@@ -21,6 +21,7 @@
 -define(CHANNEL_LANE, 10).
 -define(CHANNEL_STATE, 11).
 -define(CHANNEL_CLOSE, 12).
+-define(CHANNEL_STOP, 13).
 
 -define(VERSION, 1).
 
@@ -182,6 +183,11 @@ channel_state(Port, No) ->
         {ok, <<Sent:64, Delivered:64, Queued:8>>} -> {ok, Sent, Delivered, Queued =/= 0};
         {error, _} = Error -> Error
     end.
+
+%% true: if nothing is queued, no more is sent, and senders get `closed`. false: takes that back.
+-spec channel_stop(port(), pos_integer(), boolean()) -> answer().
+channel_stop(Port, No, true) -> control(Port, ?CHANNEL_STOP, <<No:32, 1>>);
+channel_stop(Port, No, false) -> control(Port, ?CHANNEL_STOP, <<No:32, 0>>).
 
 %% What is queued is lost; senders get `closed`.
 -spec channel_close(port(), pos_integer()) -> answer().

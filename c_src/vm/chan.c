@@ -208,6 +208,36 @@ void pt_chan_close(struct pt_chan *c)
     pt_chan_unref(c);
 }
 
+static bool is_quiet(const struct pt_chan *c)
+{
+    for (unsigned i = 0; i < PT_LANES_MAX; i++)
+        if (c->s.lanes[i].state != PT_LANE_IDLE && c->s.lanes[i].state != PT_LANE_NONE)
+            return false;
+    return !c->s.txq.messages && !pt_stream_pending(&c->s) && !somebody_waits(c) && !c->gone;
+}
+
+bool pt_chan_stop(struct pt_chan *c, bool on)
+{
+    pthread_mutex_lock(&c->s.lock);
+    bool may = !on || is_quiet(c);
+    if (may)
+        c->stopped = c->s.closing =
+            on; /* closing: not even an ACK into a socket that may be closed */
+    pthread_mutex_unlock(&c->s.lock);
+    return may;
+}
+
+bool pt_chan_may_end(const struct pt_lane *l)
+{
+    if (l->stream == &l->stream->peer->s)
+        return false;
+    struct pt_chan *c = PT_CONTAINER_OF(l->stream, struct pt_chan, s);
+    pthread_mutex_lock(&c->s.lock);
+    bool may = c->stopped;
+    pthread_mutex_unlock(&c->s.lock);
+    return may;
+}
+
 int pt_chan_look(struct pt_chan *c)
 {
     pthread_mutex_lock(&c->s.lock);
@@ -267,7 +297,7 @@ int pt_chan_send(struct pt_chan *c, struct pt_msg *m, uint32_t lane_hash, const 
 {
     int rc;
     pthread_mutex_lock(&c->s.lock);
-    if (c->gone) {
+    if (c->gone || c->stopped) {
         rc = PT_CHAN_CLOSED;
     } else if (pt_stream_is_full(&c->s)) {
         c->busy_count++;

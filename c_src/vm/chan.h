@@ -28,6 +28,7 @@ struct pt_chan {
     struct pt_list link; /* pt_peer.chans */
     /* s.lock */
     bool gone;
+    bool stopped;            /* not used, about to be closed by both sides: no more is sent */
     struct pt_mono mono;     /* beside s.txq, counted in s.waiting_* */
     struct pt_hmap waiters;  /* id -> struct waiter */
     struct pt_hmap notifies; /* pid -> struct waiter */
@@ -46,10 +47,14 @@ struct pt_chan *pt_chan_find(struct pt_peer *p, unsigned no); /* node or port lo
 /* Port lock. The end of the session, or of the channel: what is queued is dropped, who waits is told,
  * the peer's reference goes. */
 void pt_chan_close(struct pt_chan *c);
+/* Port lock. On: if nothing is queued or under way, sends nothing more (senders get PT_CHAN_CLOSED)
+ * and takes no offence if lanes end; false: it is in use. Off: as before. */
+bool pt_chan_stop(struct pt_chan *c, bool on);
 struct pt_chan *pt_chan_ref(struct pt_chan *c);
 void pt_chan_unref(struct pt_chan *c); /* any thread */
 
 void pt_chan_lane_name(const struct pt_lane *l, char *out, size_t len); /* for a log line */
+bool pt_chan_may_end(const struct pt_lane *l); /* port lock: is it a lane of a stopped channel? */
 /* Port lock: sends what senders left to the port, and tells those who wait that there is room. */
 int pt_chan_look(struct pt_chan *c);
 

@@ -205,6 +205,9 @@ static void on_lane(struct pt_peer *p, struct pt_lane *l)
             pt_rx_select(p, l, false);
         }
         send_now(p); /* an acknowledgement may have released the last message */
+    } else if (rc && !p->ending && pt_chan_may_end(l)) {
+        l->ended = true;
+        pt_rx_select(p, l, false);
     } else if ((rc == -ENODATA || rc == -ECONNRESET) && !p->ending &&
                pt_stream_detach(l->stream, l)) {
         if (l->stream == &p->s) /* the connection does well without it */

@@ -20,7 +20,8 @@ enum verb {
     CHANNEL,
     CHANNEL_LANE,
     CHANNEL_STATE,
-    CHANNEL_CLOSE
+    CHANNEL_CLOSE,
+    CHANNEL_STOP
 };
 enum test { PAUSE_SEND = 1, RESUME_SEND, PAUSE_RECV, RESUME_RECV, SHUT, BREAK_LOOP };
 
@@ -207,6 +208,16 @@ static void verb_channel_state(struct pt_peer *p, const uint8_t *b, size_t len, 
     ok(a, r, sizeof r);
 }
 
+static void verb_channel_stop(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
+{
+    struct pt_chan *c = len == 5 ? pt_chan_find(p, pt_get32(b)) : NULL;
+    if (!c || b[4] > 1)
+        return no(a, "malformed CHANNEL_STOP, or no such channel");
+    if (!pt_chan_stop(c, b[4]))
+        return no(a, "the channel is in use");
+    ok(a, "", 0);
+}
+
 static void verb_channel_close(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
 {
     struct pt_chan *c = len == 4 ? pt_chan_find(p, pt_get32(b)) : NULL;
@@ -248,6 +259,7 @@ static void dispatch(struct pt_peer *p, unsigned verb, const uint8_t *b, size_t 
     case CHANNEL: return verb_channel(p, b, len, a);
     case CHANNEL_LANE: return verb_channel_lane(p, b, len, a);
     case CHANNEL_STATE: return verb_channel_state(p, b, len, a);
+    case CHANNEL_STOP: return verb_channel_stop(p, b, len, a);
     case CHANNEL_CLOSE: return verb_channel_close(p, b, len, a);
     default: return no(a, "unknown verb");
     }

@@ -2,8 +2,8 @@
 %% say what came.
 -module(pt_chan).
 
--export([pair/1, pair/3, lanes/4, info/3, wait_info/4, sink/1, seen/2, wait_seen/3, send/5, send/6]).
--export([many/6, sink_loop/1]).
+-export([pair/1, pair/3, lanes/4, info/3, wait_info/4, sink/1, sink/2, seen/2, wait_seen/3]).
+-export([send/5, send/6, many/6, sink_loop/2]).
 
 -define(ALL, #{small => #{}, bulk => #{}, wide => #{parallelism => 4}, gossip => #{monotonic => true},
                zip => #{compression => true}, tiny => #{max_queue => 65536}}).
@@ -35,29 +35,38 @@ info(A, B, Channel) ->
 wait_info(A, B, Channel, Test) ->
     pt_peer:wait(fun() -> Test(info(A, B, Channel)) end).
 
-%% A process on the node that keeps what it gets.
+%% A process on the node that keeps what it gets; or what Fun makes of it.
 sink(P) ->
-    pt_peer:call(P, erlang, spawn, [?MODULE, sink_loop, [[]]]).
+    sink(P, fun(Message) -> Message end).
 
-sink_loop(Seen) ->
+sink(P, Fun) ->
+    pt_peer:call(P, erlang, spawn, [?MODULE, sink_loop, [Fun, []]]).
+
+sink_loop(Fun, Seen) ->
     receive
-        {pt_seen, From, Ref} -> From ! {Ref, lists:reverse(Seen)}, sink_loop(Seen);
-        {pt_alias, From, Ref} -> From ! {Ref, alias()}, sink_loop(Seen);
-        {pt_name, From, Ref, Name} -> register(Name, self()), From ! {Ref, ok}, sink_loop(Seen);
-        Message -> sink_loop([Message | Seen])
+        {pt_seen, From, Ref} -> From ! {Ref, lists:reverse(Seen)}, sink_loop(Fun, Seen);
+        {pt_count, From, Ref} -> From ! {Ref, length(Seen)}, sink_loop(Fun, Seen);
+        {pt_alias, From, Ref} -> From ! {Ref, alias()}, sink_loop(Fun, Seen);
+        {pt_name, From, Ref, Name} -> register(Name, self()), From ! {Ref, ok}, sink_loop(Fun, Seen);
+        Message -> sink_loop(Fun, [Fun(Message) | Seen])
     end.
 
-seen(P, Sink) ->
+ask(P, Sink, What) ->
     pt_peer:eval(P, fun() ->
                         Ref = make_ref(),
-                        Sink ! {pt_seen, self(), Ref},
-                        receive {Ref, Seen} -> Seen end
+                        Sink ! {What, self(), Ref},
+                        receive {Ref, Answer} -> Answer end
                     end).
+
+seen(P, Sink) ->
+    ask(P, Sink, pt_seen).
 
 %% Until so many came; what came then.
 wait_seen(P, Sink, Count) ->
-    true = pt_peer:wait(fun() -> length(seen(P, Sink)) >= Count end, 20000),
-    seen(P, Sink).
+    case pt_peer:wait(fun() -> ask(P, Sink, pt_count) >= Count end, 40000) of
+        true -> seen(P, Sink);
+        false -> error({only, ask(P, Sink, pt_count), Count, seen(P, Sink)})
+    end.
 
 send(A, B, Channel, Dest, Message) ->
     send(A, B, Channel, Dest, Message, #{}).
