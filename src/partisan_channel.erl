@@ -14,6 +14,8 @@
 -define(ZIP_MIN, 512).             % bytes: below, compressing costs more than it saves
 -define(ZIP_MAX, (16 bsl 20) - 3). % PT_ZIP_MAX, with the packet's head
 -define(ZIP_TAG, $z).
+%% A channel may close between its opening and our message, for nobody used it. Not often in a row.
+-define(OPENINGS, 3).
 
 -type channel() :: atom().
 -type config() :: #{parallelism => 1..16, monotonic => boolean(), compression => boolean() | 0..9,
@@ -62,16 +64,16 @@ send(Node, Channel, Dest, Message, Options)
                 {_, unknown, _, _, _} ->
                     unknown(Node, Channel, Dest, Message, Options);
                 {_, _, _, _, _} = Row ->
-                    send_on(Row, Dest, Message, Options);
+                    send_on(Row, Dest, Message, Options, ?OPENINGS);
                 none ->
-                    open_and_send(Node, Channel, none, Dest, Message, Options)
+                    open_and_send(Node, Channel, none, Dest, Message, Options, ?OPENINGS)
             end
     end;
 send(Node, Channel, Dest, _Message, Options) ->
     {error, {badarg, lists:flatten(io_lib:format("send(~0tp, ~0tp, ~0tp, _, ~0tp)",
                                                  [Node, Channel, Dest, Options]))}}.
 
-send_on({{Node, Channel}, Handle, Level, Monotonic, _}, Dest, Message, Options) ->
+send_on({{Node, Channel}, Handle, Level, Monotonic, _}, Dest, Message, Options, Openings) ->
     Term = {control(Dest), Message},
     Partition = case Options of
                     #{partition_key := Key0} -> erlang:phash2(Key0, 1 bsl 32);
@@ -85,12 +87,17 @@ send_on({{Node, Channel}, Handle, Level, Monotonic, _}, Dest, Message, Options) 
         ok ->
             ok;
         closed ->
-            open_and_send(Node, Channel, Handle, Dest, Message, Options);
+            open_and_send(Node, Channel, Handle, Dest, Message, Options, Openings);
         system_limit ->
             {error, system_limit};
         _ -> % to be compressed, large, or there is no room
             Data = encode(Level, Term),
-            send_data(Node, Channel, {Handle, Data, Partition, Key}, Options)
+            case send_data(Node, Channel, {Handle, Data, Partition, Key}, Options) of
+                {error, disconnected} ->
+                    open_and_send(Node, Channel, Handle, Dest, Message, Options, Openings);
+                Result ->
+                    Result
+            end
     end.
 
 %% As `!` would do it. The empty atom stands where the cookie once was.
@@ -203,14 +210,16 @@ open(Node, Channel, Timeout) when Node =:= node() ->
 open(Node, Channel, Timeout) ->
     partisan_channel_srv:open(Node, Channel, none, Timeout).
 
-open_and_send(Node, Channel, Stale, Dest, Message, Options) ->
+open_and_send(_Node, _Channel, _Stale, _Dest, _Message, _Options, 0) ->
+    {error, disconnected};
+open_and_send(Node, Channel, Stale, Dest, Message, Options, Openings) ->
     Timeout = maps:get(timeout, Options, infinity),
     case is_map_key(Channel, partisan_channel_conf:get())
         andalso partisan_channel_srv:open(Node, Channel, Stale, Timeout) of
         ok ->
             case partisan_channel_srv:lookup(Node, Channel) of
                 {_, Handle, _, _, _} = Row when is_reference(Handle), Handle =/= Stale ->
-                    send_on(Row, Dest, Message, Options);
+                    send_on(Row, Dest, Message, Options, Openings - 1);
                 _ ->
                     {error, disconnected}
             end;

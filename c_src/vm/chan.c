@@ -227,6 +227,16 @@ bool pt_chan_stop(struct pt_chan *c, bool on)
     return may;
 }
 
+void pt_chan_finish(struct pt_chan *c)
+{
+    pthread_mutex_lock(&c->s.lock);
+    c->stopped = true;
+    c->s.wake_on_drain = true;
+    tell_all(&c->waiters);
+    tell_all(&c->notifies);
+    pthread_mutex_unlock(&c->s.lock);
+}
+
 bool pt_chan_may_end(const struct pt_lane *l)
 {
     if (l->stream == &l->stream->peer->s)

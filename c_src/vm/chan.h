@@ -28,7 +28,7 @@ struct pt_chan {
     struct pt_list link; /* pt_peer.chans */
     /* s.lock */
     bool gone;
-    bool stopped;            /* not used, about to be closed by both sides: no more is sent */
+    bool stopped;            /* about to be closed: senders are turned away, lanes may end */
     struct pt_mono mono;     /* beside s.txq, counted in s.waiting_* */
     struct pt_hmap waiters;  /* id -> struct waiter */
     struct pt_hmap notifies; /* pid -> struct waiter */
@@ -50,6 +50,9 @@ void pt_chan_close(struct pt_chan *c);
 /* Port lock. On: if nothing is queued or under way, sends nothing more (senders get PT_CHAN_CLOSED)
  * and takes no offence if lanes end; false: it is in use. Off: as before. */
 bool pt_chan_stop(struct pt_chan *c, bool on);
+/* Port lock. The VM closes the port: what is queued still leaves, but senders get PT_CHAN_CLOSED, or
+ * the queue would never be empty. */
+void pt_chan_finish(struct pt_chan *c);
 struct pt_chan *pt_chan_ref(struct pt_chan *c);
 void pt_chan_unref(struct pt_chan *c); /* any thread */
 

@@ -126,11 +126,11 @@ static void flush(ErlDrvData data)
 {
     struct pt_peer *p = (struct pt_peer *)data;
     p->flushing = true; /* reading goes on: what is left may wait for acknowledgements */
-    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
-        pthread_mutex_lock(&s->lock);
-        s->wake_on_drain = true;
-        pthread_mutex_unlock(&s->lock);
-    }
+    pthread_mutex_lock(&p->s.lock);
+    p->s.wake_on_drain = true;
+    pthread_mutex_unlock(&p->s.lock);
+    for (struct pt_list *n = p->chans.next; n != &p->chans; n = n->next)
+        pt_chan_finish(PT_CONTAINER_OF(n, struct pt_chan, link));
     p->flush_moved = pt_now_ns();
     p->flush_timer = false; /* the port has one timer, and flush_look() takes it */
     if (!p->failed)

@@ -343,6 +343,12 @@ stale_handles(_) ->
 closed_when_idle(_) ->
     {A, B} = pair(#{idle => #{idle => 100, parallelism => 2}}),
     Sink = sink(B),
+    Complete = fun(X, Y) ->
+                       #{lanes_attached := N, lanes_wanted := W} =
+                           pt_peer:call(X, partisan_nif, session, [pt_peer:node(Y)]),
+                       N =:= W
+               end,
+    ?assert(pt_peer:wait(fun() -> Complete(A, B) andalso Complete(B, A) end)),
     Fds = [pt_peer:fds(P) || P <- [A, B]],
     ok = send(A, B, idle, Sink, 1),
     [begin
