@@ -159,7 +159,7 @@ static void lane_failed(struct pt_stream *s, struct pt_lane *l, int err)
 static bool for_the_loop(const struct pt_stream *s, const struct pt_lane *l, size_t done)
 {
     if (s->mixed)
-        return done >= SCHED_MIXED || s->txq.bytes + l->batch->bytes > SCHED_BULK;
+        return done >= SCHED_MIXED;
     if (l->no)
         return s->txq.bytes + l->batch->bytes > SCHED_BULK;
     return done >= SCHED_SMALL;

@@ -177,15 +177,30 @@ keys_spread(_) ->
     Sink = sink(B),
     ok = pt_peer:call(A, partisan_channel, open, [pt_peer:node(B), wide]),
     ?assert(wait_info(A, B, wide, fun(#{lanes_attached := N}) -> N =:= 4; (_) -> false end)),
-    [begin
-         ok = send(A, B, wide, Sink, I, #{partition_key => I * ((1 bsl 160) div 64)}),
-         wait_seen(B, Sink, I + 1)
-     end || I <- lists:seq(0, 63)],
-    #{lanes := Lanes} = info(A, B, wide),
-    Frames = [N || #{frames_out := N} <- Lanes],
-    ?assertEqual(64, lists:sum(Frames)),
-    ?assertEqual([], [N || N <- Frames, N < 4], Frames),
+    Node = pt_peer:node(B),
+    Frames = fun(Keys) ->
+                     Before = frames(A, B),
+                     Base = length(pt_chan:seen(B, Sink)),
+                     on(A, fun() -> % one process: the sender makes no difference
+                               [begin
+                                    ok = partisan_channel:send(Node, wide, Sink, {I, self()},
+                                                               #{partition_key => Key}),
+                                    receive after 2 -> ok end % quiet: the first choice is free
+                                end || {I, Key} <- Keys]
+                           end),
+                     _ = wait_seen(B, Sink, Base + length(Keys)),
+                     lists:zipwith(fun(X, Y) -> X - Y end, frames(A, B), Before)
+             end,
+    Ring = Frames([{I, I * ((1 bsl 160) div 64)} || I <- lists:seq(0, 63)]),
+    ?assertEqual(64, lists:sum(Ring)),
+    ?assertEqual([], [N || N <- Ring, N < 4], Ring),
+    %% one key stays where it is
+    ?assertEqual([0, 0, 0, 20], lists:sort(Frames([{I, key} || I <- lists:seq(1, 20)]))),
     stop([A, B]).
+
+frames(A, B) ->
+    #{lanes := Lanes} = info(A, B, wide),
+    [N || #{frames_out := N} <- Lanes].
 
 %% Whatever is sent arrives as it was: edges of copying, pieces, frames and chunks.
 sizes(_) ->
