@@ -77,7 +77,7 @@ vnode(Index, Data) ->
     receive
         {put, From, Ref, Key, Value} ->
             bang(vnode, From, {Ref, Index, ok}),
-            ?MODULE:vnode(Index, Data#{Key => Value});
+            ?MODULE:vnode(Index, Data#{Key => max(Value, maps:get(Key, Data, {0, none}))});
         {get, From, Ref, Key} ->
             bang(vnode, From, {Ref, Index, maps:get(Key, Data, notfound)}),
             ?MODULE:vnode(Index, Data);
@@ -91,17 +91,24 @@ preflist(Key, Nodes) ->
     [{index(I), owner(I, Nodes)} || Step <- lists:seq(0, ?N - 1),
                                     I <- [(First + Step) rem ?PARTITIONS]].
 
+%% Versions are times: the nodes are on one machine.
 put(Nodes, Key, Value, How) ->
-    case ask(Nodes, Key, fun(From, Ref) -> {put, From, Ref, Key, Value} end, How) of
+    Version = erlang:system_time(nanosecond),
+    case ask(Nodes, Key, fun(From, Ref) -> {put, From, Ref, Key, {Version, Value}} end, How) of
         {ok, [ok, ok]} -> ok;
         Other -> Other
     end.
 
+%% Two workers of three took the put, so one of any two has it: the newest counts.
 get(Nodes, Key, How) ->
     case ask(Nodes, Key, fun(From, Ref) -> {get, From, Ref, Key} end, How) of
-        {ok, [Value, Value]} -> {ok, Value};
-        {ok, Different} -> {conflict, Different};
-        Other -> Other
+        {ok, Answers} ->
+            case lists:sort([Versioned || {_, _} = Versioned <- Answers]) of
+                [] -> {ok, notfound};
+                Found -> {ok, element(2, lists:last(Found))}
+            end;
+        Other ->
+            Other
     end.
 
 %% The coordinator is a process of its own; How: as a pid or as the old reference.
