@@ -22,14 +22,23 @@ describe(#{options := Options, carriers := Carriers} = Run) ->
         jit => atom_to_binary(erlang:system_info(emu_flavor)),
         liburing => command("pkg-config --modversion liburing 2>/dev/null"),
         openssl => command("openssl version 2>/dev/null"),
-        commit => command("git -C '" ++ root() ++ "' describe --always --dirty --abbrev=12 2>/dev/null"),
+        commit => command(
+            "git -C '" ++ root() ++ "' describe --always --dirty --abbrev=12 2>/dev/null"
+        ),
         built => built(maps:get(ebin, maps:get(node, Run))),
         load => pt_bench_proc:load(),
         sysctls => maps:from_list([{bin(Name), V} || Name <- ?SYSCTLS, V <- sysctl(Name)]),
-        schedulers => case Options of #{pinned := true} -> <<"1 a VM, pinned">>; #{} -> <<"default">> end,
+        schedulers =>
+            case Options of
+                #{pinned := true} -> <<"1 a VM, pinned">>;
+                #{} -> <<"default">>
+            end,
         rounds => maps:get(rounds, Options),
         hosts => hosts(maps:get(node, Run)),
-        carriers => [#{name => bin(L), nodes => bin(nodes_arguments(C))} || #{label := L} = C <- Carriers],
+        carriers => [
+            #{name => bin(L), nodes => bin(nodes_arguments(C))}
+         || #{label := L} = C <- Carriers
+        ],
         erl_args => [bin(A) || A <- maps:get(erl, Options)],
         plan => plan(Run)
     }.
@@ -40,7 +49,8 @@ hosts(#{hosts := {A, B}, wraps := {WrapA, WrapB}}) ->
 nodes_arguments(#{proto := floor, floor := How}) ->
     ["C program, ", lists:join(" and ", [atom_to_list(H) || H <- How])];
 nodes_arguments(#{proto := Proto, via := Via, args := Args}) ->
-    lists:join(" ", ["-proto_dist", Proto | Args] ++ [["sends by ", atom_to_list(Via)] || Via =/= dist]).
+    Sends = [["sends by ", atom_to_list(Via)] || Via =/= dist],
+    lists:join(" ", ["-proto_dist", Proto | Args] ++ Sends).
 
 %% What must be equal for the cells of two runs to stand in one table: options, cases, carriers and
 %% what was built.

@@ -49,7 +49,10 @@ run(#{how := How} = Floor, #{parts := Parts} = Cell) ->
             none;
         false ->
             Share = length(How) * length(Parts),
-            Results = [best(kind(P), [one(Floor, H, kind(P), P, Cell, Share) || H <- How]) || P <- Parts],
+            Results = [
+                best(kind(P), [one(Floor, H, kind(P), P, Cell, Share) || H <- How])
+             || P <- Parts
+            ],
             case [E || {error, _} = E <- Results] of
                 [] -> {ok, together([R || {ok, R} <- Results])};
                 [Error | _] -> Error
@@ -125,7 +128,7 @@ result(Part, #{messages := N, seconds := S, cpu := Cpu, hist := Hist}, External)
         parts => [#{
             part => Part, messages => Sent, seconds => max(S, 1.0e-9), histogram => Hist,
             latency_us => pt_bench_hist:micros(H),
-            proof => (pt_bench_proof:finish(0, pt_bench_proof:new()))#{sent := Sent, received := Sent}
+            proof => (pt_bench_proof:merge([]))#{sent := Sent, received := Sent}
         }],
         usage => #{cpu => [Cpu], seconds => S, external => External}
     }.

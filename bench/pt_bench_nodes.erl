@@ -146,9 +146,12 @@ rival(#{carrier := #{via := dist}}) ->
     ok;
 rival(#{carrier := #{via := Via} = Carrier, peers := Peers, nodes := Nodes}) ->
     Lanes = maps:get(lanes, Carrier, 1),
-    Steps = [{start, [Via, Lanes, Nodes]}, {join, [Via, Lanes, Nodes]}, {check, [Via, Lanes, Nodes]}],
+    Args = [Via, Lanes, Nodes],
     try
-        [ok = peer:call(P, pt_bench_rival, Step, Args, ?BOOT_MS) || {Step, Args} <- Steps, P <- Peers],
+        [
+            ok = peer:call(P, pt_bench_rival, Step, Args, ?BOOT_MS)
+         || Step <- [start, join, check], P <- Peers
+        ],
         ok
     catch
         Class:Why -> {error, text("~s did not start: ~0p:~0P", [Via, Class, Why, 30])}

@@ -1,7 +1,8 @@
 %% What the kernel says about processes and the machine: CPU time, resident memory, other load.
 %% Linux only; reads /proc.
 -module(pt_bench_proc).
--export([snapshot/1, usage/2, reset_peak/1, peak_kb/1, load/0, kernel/0, cpu_model/0, memory_mb/0, alive/1]).
+-export([snapshot/1, usage/2, reset_peak/1, peak_kb/1, alive/1]).
+-export([load/0, kernel/0, cpu_model/0, memory_mb/0]).
 -export_type([snapshot/0, os_pid/0]).
 
 -type os_pid() :: string().

@@ -18,12 +18,13 @@ main() ->
 arguments(["--help" | _], _) -> io:put_chars(help()), 0;
 arguments(["-h" | _], _) -> io:put_chars(help()), 0;
 arguments(["--carrier", Words | Args], Rest) -> arguments(Args, Rest ++ ["--carriers", Words]);
-arguments(["--" ++ _ = Flag | Args], Rest) when Flag =:= "--pinned" -> arguments(Args, Rest ++ [Flag]);
+arguments(["--pinned" | Args], Rest) -> arguments(Args, Rest ++ ["--pinned"]);
 arguments(["--" ++ _ = Option, Value | Args], Rest) -> arguments(Args, Rest ++ [Option, Value]);
 arguments([Case | Args], Rest) -> arguments(Args, ["--cases", Case | Rest]);
 arguments([], Rest) ->
     lists:member("--cases", Rest) orelse throw({usage, "name a case: bench/profile pp-64"}),
-    Own = case lists:member("--carriers", Rest) of true -> []; false -> ["--carriers", "inet_tcp,partisan"] end,
+    Named = lists:member("--carriers", Rest),
+    Own = case Named of true -> []; false -> ["--carriers", "inet_tcp,partisan"] end,
     case pt_bench_opts:parse(Own ++ ["--rounds", "1", "--no-floor" | Rest]) of
         {ok, Options} -> profile(Options);
         {error, Words} -> throw({usage, Words});
@@ -43,7 +44,8 @@ help() ->
     "Exit status: 0 done; 1 a message was not delivered; 2 wrong option; 3 nodes did not start.\n".
 
 profile(#{cases := _} = Options) ->
-    #{cases := Cases, carriers := Carriers, node := Node, tag := Tag} = Plan = pt_bench:plan(Options),
+    Plan = pt_bench:plan(Options),
+    #{cases := Cases, carriers := Carriers, node := Node, tag := Tag} = Plan,
     Dir = filename:absname(directory(Options)),
     ok = filelib:ensure_path(Dir),
     [ok = pt_bench:needs_certificate(Dir, maps:get(hosts, Node)) || #{tls := _} <- Carriers],
@@ -64,7 +66,8 @@ profile(#{cases := _} = Options) ->
 directory(#{out := undefined}) ->
     {{Y, Mo, D}, {H, Mi, S}} = calendar:local_time(),
     Root = filename:join(filename:dirname(code:which(?MODULE)), "profiles"),
-    Name = io_lib:format("~4..0b~2..0b~2..0b-~2..0b~2..0b~2..0b-~s", [Y, Mo, D, H, Mi, S, os:getpid()]),
+    Name = io_lib:format("~4..0b~2..0b~2..0b-~2..0b~2..0b~2..0b-~s",
+        [Y, Mo, D, H, Mi, S, os:getpid()]),
     filename:join(Root, lists:flatten(Name));
 directory(#{out := Dir}) ->
     Dir.
@@ -119,8 +122,9 @@ one(Case, #{label := Label} = Carrier, Perf, Tag, Plan, Node) ->
 
 measure(#{name := Name} = Case, Label, Perf, #{options := Options}, Pair, Base0) ->
     Base = Base0 ++ "-" ++ Name,
+    #{seconds := Seconds, stall := Stall} = Options,
     Cell0 = pt_bench_cases:cell(Case, #{
-        short => false, seconds => maps:get(seconds, Options), stall_ms => maps:get(stall, Options) * 1000
+        short => false, seconds => Seconds, stall_ms => Stall * 1000
     }),
     %% The instruments see the whole pass; so everything in it must count.
     Cell = Cell0#{warm_ms := 0},
@@ -139,11 +143,14 @@ measure(#{name := Name} = Case, Label, Perf, #{options := Options}, Pair, Base0)
     Counted = [
         counts(Pass(What, Pid, fun(P) -> stat_arguments(Events, P, Base) end), Base ++ ".stat")
      || Perf =/= none,
-        {What, Events} <- [{"cycles", ["cycles", "instructions", "context-switches"]}, {"system calls", calls()}],
+        {What, Events} <- [
+            {"cycles", ["cycles", "instructions", "context-switches"]}, {"system calls", calls()}
+        ],
         Events =/= [], Pid <- [First, Second]
     ],
     Record = fun(_) ->
-        ["record", "-q", "-F", "1499", "-o", Base ++ ".data", "-p", lists:flatten(lists:join(",", OsPids))]
+        Pids = lists:append(lists:join(",", OsPids)),
+        ["record", "-q", "-F", "1499", "-o", Base ++ ".data", "-p", Pids]
     end,
     Shares =
         case Perf of
@@ -154,8 +161,8 @@ measure(#{name := Name} = Case, Label, Perf, #{options := Options}, Pair, Base0)
         end,
     io:format("~n"),
     #{
-        label => Label, unit => unit(Cell), rate => rate(Plain), allocs => Allocs, counts => Counted,
-        shares => [share_of(threads(P), Shares) || P <- OsPids]
+        label => Label, unit => unit(Cell), rate => rate(Plain), allocs => Allocs,
+        counts => Counted, shares => [share_of(threads(P), Shares) || P <- OsPids]
     }.
 
 calls() ->
@@ -165,15 +172,16 @@ calls() ->
     end.
 
 stat_arguments(Events, Pid, Base) ->
-    ["stat", "-x", ";", "-o", Base ++ ".stat", "-e", lists:flatten(lists:join(",", Events)), "-p", Pid].
+    ["stat", "-x", ";", "-o", Base ++ ".stat", "-e", lists:append(lists:join(",", Events)), "-p", Pid].
 
 %% Fun while perf watches; its result.
 under(none, _Arguments, _Base, Fun) ->
     Fun();
 under(Perf, Arguments, Base, Fun) ->
     Log = Base ++ ".log",
+    Shell = "exec \"$0\" \"$@\" >>'" ++ Log ++ "' 2>&1",
     Port = open_port({spawn_executable, "/bin/sh"}, [
-        {args, ["-c", "exec \"$0\" \"$@\" >>'" ++ Log ++ "' 2>&1", Perf | Arguments]}, exit_status, hide
+        {args, ["-c", Shell, Perf | Arguments]}, exit_status, hide
     ]),
     {os_pid, OsPid} = erlang:port_info(Port, os_pid),
     %% perf says nothing when it is attached; the cell waits for the events to be open.
@@ -193,8 +201,8 @@ attached(OsPid, Port, Deadline) ->
     Events = [F || F <- Fds, {ok, "anon_inode:[perf_event]"} <- [file:read_link(F)]],
     receive
         {Port, {exit_status, Status}} ->
-            throw({no_start, text("perf ended at once with status ~b; its words are in the .log file of the "
-                "results directory", [Status])})
+            throw({no_start, text("perf ended at once with status ~b; its words are in the .log file "
+                "of the results directory", [Status])})
     after 20 ->
         Late = erlang:monotonic_time(millisecond) > Deadline,
         case Events of
@@ -218,7 +226,8 @@ pass(Pair, Cell) ->
         {ok, #{not_applicable := Words}} -> throw({usage, "not on this carrier: " ++ Words});
         {ok, #{parts := Parts} = Got} ->
             Proof = pt_bench_proof:merge([P || #{proof := P} <- Parts]),
-            pt_bench_proof:is_ok(Proof) orelse throw({failed, lists:flatten(pt_bench_proof:words(Proof))}),
+            Words = lists:flatten(pt_bench_proof:words(Proof)),
+            pt_bench_proof:is_ok(Proof) orelse throw({failed, Words}),
             Got;
         {_, Words} -> throw({failed, Words})
     end.
@@ -233,7 +242,10 @@ unit(#{}) -> "MB of the streams".
 units(#{parts := [#{messages := N}]}) ->
     max(1, N);
 units(#{parts := Parts}) ->
-    Bytes = lists:sum([N * Size || #{part := #{kind := flow, size := Size}, messages := N} <- Parts]),
+    Bytes = lists:sum([
+        N * Size
+     || #{part := #{kind := flow, size := Size}, messages := N} <- Parts
+    ]),
     max(1.0, Bytes / 1.0e6).
 
 rate(#{parts := [#{messages := N, seconds := S} | _]}) -> N / S.
@@ -265,7 +277,8 @@ share_of(Threads, Shares) ->
      || {Tid, Dso, Symbol, S} <- Shares, lists:member(Tid, Threads)
     ],
     Sum = max(1.0e-9, lists:sum([S || {_, S} <- Mine])),
-    lists:foldl(fun({G, S}, M) -> maps:update_with(G, fun(V) -> V + S / Sum end, S / Sum, M) end, #{}, Mine).
+    Add = fun({G, S}, M) -> maps:update_with(G, fun(V) -> V + S / Sum end, S / Sum, M) end,
+    lists:foldl(Add, #{}, Mine).
 
 threads(OsPid) ->
     {ok, Tids} = file:list_dir("/proc/" ++ OsPid ++ "/task"),
@@ -309,18 +322,25 @@ section(Title, Rows) -> ["\n", Title, "\n", [row(["  ", N], V) || {N, V} <- Rows
 
 %% A carrier's name stands over both of its columns.
 heading(Labels) ->
-    [string:trim([string:pad("", 30), [io_lib:format(" ~21s  ", [L]) || L <- Labels]], trailing), $\n].
+    Columns = [io_lib:format(" ~21s  ", [L]) || L <- Labels],
+    [string:trim([string:pad("", 30), Columns], trailing), $\n].
 
 row(Name, Pairs) ->
-    Line = [string:pad(lists:flatten(Name), 30), [io_lib:format(" ~10s ~10s  ", [A, B]) || [A, B] <- Pairs]],
+    Columns = [io_lib:format(" ~10s ~10s  ", [A, B]) || [A, B] <- Pairs],
+    Line = [string:pad(lists:flatten(Name), 30), Columns],
     [string:trim(lists:flatten(Line), trailing), $\n].
 
 cycles(Got) ->
+    Value = fun(Key, Counts) -> [number(maps:get(Key, C, none)) || C <- lists:sublist(Counts, 2)] end,
     Rows = [
-        {Name, [[number(maps:get(Key, C, none)) || C <- lists:sublist(Counts, 2)] || #{counts := Counts} <- Got]}
-     || {Name, Key} <- [{"all", "cycles"}, {"instructions", "instructions"}, {"context switches", "context-switches"}],
+        {Name, [Value(Key, Counts) || #{counts := Counts} <- Got]}
+     || {Name, Key} <- [
+            {"all", "cycles"}, {"instructions", "instructions"},
+            {"context switches", "context-switches"}
+        ],
         [] =/= lists:append([Counts || #{counts := Counts} <- Got])
     ],
+    Seen = lists:append([lists:append([maps:keys(S) || S <- Shares]) || #{shares := Shares} <- Got]),
     Groups = [
         {Group, [
             [
@@ -330,7 +350,7 @@ cycles(Got) ->
          || #{shares := Shares, counts := Counts} <- Got
         ]}
      || Group <- pt_bench_symbols:groups(),
-        lists:any(fun(#{shares := Shares}) -> lists:any(fun(S) -> is_map_key(Group, S) end, Shares) end, Got),
+        lists:member(Group, Seen),
         lists:all(fun(#{counts := Counts}) -> length(Counts) >= 2 end, Got)
     ],
     Rows ++ Groups.
@@ -338,7 +358,12 @@ cycles(Got) ->
 call_rows(Got) ->
     case [C || #{counts := [_, _, A, B]} = C <- Got, map_size(A) > 0, map_size(B) > 0] of
         Got ->
-            Sides = fun(Key) -> [[maps:get(Key, A, 0), maps:get(Key, B, 0)] || #{counts := [_, _, A, B]} <- Got] end,
+            Sides = fun(Key) ->
+                [
+                    [maps:get(Key, A, 0), maps:get(Key, B, 0)]
+                 || #{counts := [_, _, A, B]} <- Got
+                ]
+            end,
             Rows = [{"all", Sides(all_calls)} | [{Call, Sides({call, Call})} || Call <- ?CALLS]],
             shown(Rows);
         _ ->
@@ -348,7 +373,11 @@ call_rows(Got) ->
 alloc_rows(Got) ->
     Keys = lists:usort(lists:append([maps:keys(A) || #{allocs := As} <- Got, A <- As])),
     All = {"all", [[lists:sum(maps:values(A)) || A <- As] || #{allocs := As} <- Got]},
-    shown([All | [{atom_to_list(K), [[maps:get(K, A) || A <- As] || #{allocs := As} <- Got]} || K <- Keys]]).
+    Each = [
+        {atom_to_list(K), [[maps:get(K, A) || A <- As] || #{allocs := As} <- Got]}
+     || K <- Keys
+    ],
+    shown([All | Each]).
 
 %% Rows with something to say.
 shown(Rows) ->
@@ -363,14 +392,15 @@ number(V) -> lists:flatten(pt_bench_metric:number(V)).
 
 round_number(V) -> integer_to_list(round(V)).
 
-json(#{name := Name}, #{label := Label, counts := Counts, shares := Shares, allocs := Allocs} = P) ->
-    Text = fun(K) -> unicode:characters_to_binary(io_lib:format("~0tp", [K])) end,
+json(#{name := Name}, #{label := Label} = P) ->
+    #{counts := Counts, shares := Shares, allocs := Allocs} = P,
+    Text = fun(K) -> unicode:characters_to_binary([io_lib:format("~0tp", [K]) || not is_list(K)] ++ [K || is_list(K)]) end,
     Keys = fun(M) -> maps:from_list([{Text(K), V} || {K, V} <- maps:to_list(M)]) end,
     #{
         type => profile, 'case' => list_to_binary(Name), carrier => list_to_binary(Label),
         unit => list_to_binary(maps:get(unit, P)), rate => maps:get(rate, P),
         counts => [Keys(C) || C <- Counts],
-        shares => [maps:from_list([{list_to_binary(G), V} || {G, V} <- maps:to_list(S)]) || S <- Shares],
+        shares => [Keys(S) || S <- Shares],
         allocations => [Keys(A) || A <- Allocs]
     }.
 

@@ -16,7 +16,8 @@ make(Dir, Hosts) ->
 make_in(Tls, Hosts) ->
     ok = filelib:ensure_path(Tls),
     Names = [name(H) || H <- lists:usort(Hosts)],
-    ok = file:write_file(filename:join(Tls, "san.cnf"), ["subjectAltName=", lists:join(",", Names), $\n]),
+    Extension = ["subjectAltName=", lists:join(",", Names), $\n],
+    ok = file:write_file(filename:join(Tls, "san.cnf"), Extension),
     Commands = [
         "openssl ecparam -name prime256v1 -genkey -noout -out ca.key",
         "openssl req -x509 -new -key ca.key -days 7 -subj '/CN=bench throw-away' -out ca.pem",
