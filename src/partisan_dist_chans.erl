@@ -350,6 +350,7 @@ attached({Name, Lane}, Socket, #{driver := Driver} = Context, S) ->
 adopt(Name, Lane, Socket, #{driver := Driver, port := Port} = Context, #{chans := Chans} = S) ->
     case Chans of
         #{Name := #{no := No, sockets := Sockets} = Chan} ->
+            _ = inet:setopts(Socket, [partisan_dist_conn:nodelay()]),
             case partisan_drv:channel_lane(Port, No, Lane, Socket) of
                 ok ->
                     map_size(Sockets) =:= 0 andalso usable(Name, No, Context),

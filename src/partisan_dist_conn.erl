@@ -6,6 +6,7 @@
 
 -export([open/3, plain_pre_nodeup/1, post_nodeup/1, getll/1]).
 -export([tick/1, getstat/1, setopts/2, getopts/2]).
+-export([nodelay/0]).
 
 %% #{port => port(), lanes => pid()} of a carrier; not there for a plain peer.
 -define(KEY, ?MODULE).
@@ -56,7 +57,9 @@ post_nodeup(Socket) ->
             end
     end.
 
-%% Option dist_nodelay of kernel.
+%% Option dist_nodelay of kernel, for every lane: with Nagle's algorithm the last segment of each message
+%% waits for the acknowledgement of those before it, a round trip.
+-spec nodelay() -> {nodelay, boolean()}.
 nodelay() ->
     {nodelay, application:get_env(kernel, dist_nodelay) =/= {ok, false}}.
 

@@ -225,6 +225,7 @@ missing(#{lanes := Lanes, sockets := Sockets}) ->
 adopt({Name, Lane}, Socket, #{chans := Chans} = State) ->
     State#{chans := partisan_dist_chans:opened(Name, {Lane, Socket}, State, Chans)};
 adopt(Lane, Socket, #{driver := Driver, port := Port, sockets := Sockets} = State) ->
+    _ = inet:setopts(Socket, [partisan_dist_conn:nodelay()]),
     case partisan_drv:lane(Port, Lane, Socket) of
         ok ->
             log_if_complete(State#{sockets := Sockets#{Lane => Socket}});

@@ -164,10 +164,13 @@ options_reach_all_lanes(_Config) ->
     [A, B] = Peers = [start([]), start([])],
     pt_peer:connect(A, B),
     ?assert(pt_peer:wait(fun() -> attached(A, B) =:= 4 end)),
+    %% A lane without it makes each message wait for an acknowledgement.
+    Quick = fun(P) -> length([S || S <- tcp_ports(P), option(P, S, nodelay) =:= true]) end,
+    [?assert(pt_peer:wait(fun() -> Quick(P) =:= 4 end)) || P <- Peers],
     ok = pt_peer:call(A, net_kernel, setopts, [pt_peer:node(B), [{priority, 3}]]),
     ?assertEqual({ok, [{priority, 3}]},
                  pt_peer:call(A, net_kernel, getopts, [pt_peer:node(B), [priority]])),
-    With = fun() -> [S || S <- tcp_ports(A), priority(A, S) =:= 3] end,
+    With = fun() -> [S || S <- tcp_ports(A), option(A, S, priority) =:= 3] end,
     ?assert(pt_peer:wait(fun() -> length(With()) =:= 4 end)),
     [?assertMatch({error, {badopts, [_]}},
                   pt_peer:call(A, net_kernel, setopts, [pt_peer:node(B), [Bad]]))
@@ -420,9 +423,9 @@ tcp_ports(P) ->
                                  erlang:port_info(Port, name) =:= {name, "tcp_inet"}]
                     end).
 
-priority(P, Socket) ->
-    case pt_peer:call(P, inet, getopts, [Socket, [priority]]) of
-        {ok, [{priority, N}]} -> N;
+option(P, Socket, Option) ->
+    case pt_peer:call(P, inet, getopts, [Socket, [Option]]) of
+        {ok, [{Option, Value}]} -> Value;
         _ -> none
     end.
 
