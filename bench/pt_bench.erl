@@ -117,10 +117,13 @@ plan(#{short := Short} = Options) ->
     maps:get(pinned, Options) andalso os:find_executable("taskset") =:= false andalso
         throw({usage, "--pinned needs taskset (package util-linux)"}),
     Defaults = maps:filter(fun(_, V) -> V =/= undefined end, maps:with([backend, lanes], Options)),
+    Program = filename:join(beams(), "floor"),
+    %% bench/prepare has said why it is not there.
+    Floor = maps:get(floor, Options) andalso filelib:is_regular(Program),
     Words =
         case Options of
-            #{carriers := undefined, full := true, floor := Floor} -> pt_bench_carrier:full(Floor);
-            #{carriers := undefined, floor := Floor} -> pt_bench_carrier:usual(Short, Floor);
+            #{carriers := undefined, full := true} -> pt_bench_carrier:full(Floor);
+            #{carriers := undefined} -> pt_bench_carrier:usual(Short, Floor);
             #{carriers := Given} -> Given
         end,
     Carriers = [
@@ -138,7 +141,7 @@ plan(#{short := Short} = Options) ->
         tag => os:getpid(),
         cases => cases(Options),
         carriers => number_equals(Real ++ (Carriers -- Real)),
-        floor => filename:join([beams(), "floor"]),
+        floor => Program,
         node => #{
             pinned => maps:get(pinned, Options),
             erl => maps:get(erl, Options),
