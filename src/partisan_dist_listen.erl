@@ -1,9 +1,10 @@
 %% The listening side: one port for nodes of every kind and for the further lanes of peers.
 %%
 %% The acceptor hands each socket to a process of its own (a *door*), which reads the first packet
-%% and tells a node (net_kernel takes over) from a lane (partisan_dist_attach takes over) from
-%% garbage (closed). A door lives until its connection is up, so the number of doors is the number
-%% of half-open connections, and that is bounded. When the bound is reached, a door that has not
+%% and tells a node (net_kernel takes over) from a lane (partisan_dist_attach takes over) from a
+%% question (partisan_dist_who answers) from garbage (closed). A door lives until its connection is
+%% up, so the number of doors is the number of half-open connections, and that is bounded. When the
+%% bound is reached, a door that has not
 %% authenticated itself is shut for each new connection: the oldest that is silent for 100 ms, or else
 %% in its handshake for a second; if there is neither, the new connection waits for one.
 %% (Rejected: always shutting the newest. A hundred strangers who connect, or say hello, and go silent

@@ -11,6 +11,7 @@
 
 -export([is_question/1, answer/2]).
 -export([ask/3]).
+-export([question/0, answer/1]).
 
 -define(VERSION, 1).
 
@@ -25,10 +26,21 @@ is_question(_) -> false.
 -spec answer(partisan_dist_addr:driver(), inet:socket()) -> ok.
 answer(Driver, Socket) ->
     partisan_dist_reg:count(questions),
-    Answer = <<"Ptsw", ?VERSION, (atom_to_binary(node()))/binary>>,
-    _ = Driver:send(Socket, [<<(byte_size(Answer)):16>>, Answer]),
+    _ = case partisan_dist_addr:allowed_ip(Driver, Socket) of
+            true -> Driver:send(Socket, packet(answer(node())));
+            {false, _} -> ok
+        end,
     _ = Driver:close(Socket),
     ok.
+
+packet(Body) -> [<<(byte_size(Body)):16>>, Body].
+
+%% The bodies of the two packets.
+-spec question() -> binary().
+question() -> <<"Ptsw", ?VERSION>>.
+
+-spec answer(node()) -> binary().
+answer(Node) -> <<"Ptsw", ?VERSION, (atom_to_binary(Node))/binary>>.
 
 %% ------------------------------------------------------------------------------------------------
 
@@ -60,8 +72,7 @@ ask_ip(Driver, Ip, Port, Deadline) ->
     Options = partisan_dist_addr:connect_options(),
     case Driver:connect(Ip, Port, Options, partisan_dist_listen:left(Deadline)) of
         {ok, Socket} ->
-            Question = <<"Ptsw", ?VERSION>>,
-            Answer = case Driver:send(Socket, [<<(byte_size(Question)):16>>, Question]) of
+            Answer = case Driver:send(Socket, packet(question())) of
                          ok -> partisan_dist_listen:recv_packet(Driver, Socket, Deadline);
                          {error, _} = Error -> Error
                      end,

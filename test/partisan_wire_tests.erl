@@ -81,6 +81,12 @@ attach_vectors_test() ->
     ?assertEqual(vector("attach.answer"), packet(<<"P", (mac("connector", NonceC, NonceA))/binary>>)),
     ?assertEqual(vector("attach.end"), packet(<<"P", 0>>)).
 
+question_vectors_test() ->
+    ?assertEqual(vector("who.question"), packet(partisan_dist_who:question())),
+    ?assertEqual(vector("who.answer"), packet(partisan_dist_who:answer('b@127.0.0.1'))),
+    ?assert(partisan_dist_who:is_question(partisan_dist_who:question())),
+    ?assertNot(partisan_dist_attach:is_attach(partisan_dist_who:question())).
+
 %% The connector of the code with an acceptor of the document.
 attach_test() ->
     ok = partisan_nif:load(filename:absname("priv/partisan_drv")),

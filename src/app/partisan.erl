@@ -16,6 +16,7 @@
 -export([forward_message/2, forward_message/3, forward_message/4]).
 -export([cast_message/2, cast_message/3, cast_message/4]).
 -export([broadcast/2, join/1, leave/0, topology/0]).
+-export([overlay/0, set_overlay/1]).
 -export([node_spec/0, node_spec/1, node_spec/2, is_connected/1, is_connected/2,
          is_fully_connected/1, kill_connections/1, channel_opts/1, default_channel/0]).
 
@@ -338,6 +339,15 @@ join(Node) -> partisan_peer_service:join(Node).
 
 -spec leave() -> ok | {error, term()}.
 leave() -> partisan_peer_service:leave().
+
+%% The manager whose overlay runs.
+-spec overlay() -> module().
+overlay() -> partisan_peer_service:manager().
+
+%% Moves all members that can be reached to another one, see docs/membership.md.
+-spec set_overlay(module()) ->
+          ok | {error, notalive | {bad_manager, node(), term()} | {unreached, [node()]}}.
+set_overlay(Manager) -> partisan_overlay_switch:set(Manager).
 
 -spec node_spec() -> node_spec().
 node_spec() ->

@@ -19,7 +19,12 @@
 %% For partisan_overlay_shell.
 -spec overlay() -> partisan_overlay_shell:setup().
 overlay() ->
-    #{core => partisan_overlay_client_server, links => hidden,
+    %% Servers are a full mesh of their own; what a client connects is hidden from `global`.
+    Links = case partisan_config:get(tag) of
+                server -> visible;
+                _ -> hidden
+            end,
+    #{core => partisan_overlay_client_server, links => Links,
       config => partisan_manager:client_server_options()}.
 
 start_link() -> partisan_overlay_shell:start_link(?MODULE).

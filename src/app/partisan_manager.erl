@@ -5,9 +5,11 @@
 -export([connections/0, connections_dict/0]).
 -export([on/4, join/1, sync_join/1, leave/0, leave/1, reserve/1, reach/1]).
 -export([send_message/2, receive_message/3, decode/1, relay_message/4, supports_capability/1]).
+-export([partial/1]).
 -export([full_options/0, static_options/0, client_server_options/0]).
 
 -include("partisan.hrl").
+-include_lib("kernel/include/logger.hrl").
 
 -type spec() :: partisan_node_spec:t().
 
@@ -208,6 +210,34 @@ relay_message(Node, Dest, Message, _Opts) ->
 -spec supports_capability(atom()) -> boolean().
 supports_capability(monitoring) -> true;
 supports_capability(_) -> false.
+
+%% ------------------------------------------------------------------------------------------------
+%% Overlays that are no full mesh. Their links are hidden connections: `global` does not look at
+%% those, so it neither connects everybody with everybody nor cuts nodes off that do not see all
+%% others. What is left is what a plain send to a node without a link does, by option
+%% direct_connect: `allow` lets Erlang connect, as always; `refuse` sets kernel's dist_auto_connect.
+
+-spec partial(module()) -> ok.
+partial(Manager) ->
+    Auto = application:get_env(kernel, dist_auto_connect),
+    case partisan_config:get(direct_connect) of
+        refuse ->
+            application:set_env(kernel, dist_auto_connect, never);
+        allow when Auto =:= {ok, never}; Auto =:= {ok, once} ->
+            ok;
+        allow ->
+            meshed() andalso
+                ?LOG_NOTICE("partisan: ~ts links some nodes only, but a plain send to another node "
+                            "opens a connection, and kernel's global then connects all nodes that "
+                            "have such: set option direct_connect to refuse, or start the node with "
+                            "-kernel connect_all false", [Manager]),
+            ok
+    end.
+
+%% Whether global makes a full mesh of what it sees.
+meshed() ->
+    application:get_env(kernel, connect_all, true) =/= false
+        andalso init:get_argument(connect_all) =/= {ok, [["false"]]}.
 
 %% ------------------------------------------------------------------------------------------------
 %% Options of the cores, from the application's

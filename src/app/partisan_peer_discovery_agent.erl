@@ -14,6 +14,7 @@
 -behaviour(gen_server).
 
 -export([start_link/0, enable/0, disable/0, status/0, lookup/0]).
+-export([lookup/3]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -127,11 +128,15 @@ handle_info(_Message, St) ->
 %% In a process of its own: a resolver that hangs must not make disable/0 wait.
 ask(#st{asking = none, backend = Backend, state = State, timeout = Timeout} = St0) ->
     St = stop_timer(St0),
-    {Pid, Ref} = spawn_monitor(fun() -> exit({answer, Backend:lookup(State, Timeout)}) end),
+    {Pid, Ref} = spawn_monitor(?MODULE, lookup, [Backend, State, Timeout]),
     _ = erlang:send_after(Timeout, self(), {late, Ref}),
     St#st{asking = {Pid, Ref}};
 ask(St) ->
     St.
+
+-spec lookup(module(), term(), pos_integer()) -> no_return().
+lookup(Backend, State, Timeout) ->
+    exit({answer, Backend:lookup(State, Timeout)}).
 
 answered({answer, {ok, Peers, State}}, St) ->
     join(Peers),

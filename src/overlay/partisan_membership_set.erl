@@ -28,7 +28,7 @@
 -export([members/1, names/1, is_member/2, spec/2, lookup/2, size/1, tombstones/1]).
 -export([leave/2, merge/2]).
 -export([hash/1, summary/1, compare/2, take/2, take_all/1]).
--export([confirm/2, confirm/3, collect/3]).
+-export([confirm/2, confirm/3, collect/3, floor/1]).
 
 -export_type([set/0, incarnation/0, item/0, summary/0, change/0]).
 
@@ -46,7 +46,8 @@
 
 -record(set, {self :: node(),
               entries :: #{node() => entry()},
-              hash = 0 :: non_neg_integer()}).
+              hash = 0 :: non_neg_integer(),
+              floor = 0 :: incarnation()}).
 -opaque set() :: #set{}.
 
 %% ------------------------------------------------------------------------------------------------
@@ -249,11 +250,17 @@ collect(Now, Keep, #set{self = Self, entries = Entries} = Set) ->
                           true -> put_entry(Name, {Incarnation, {gone, Now}}, Acc);
                           false -> Acc
                       end;
-                 (Name, {_, {gone, Since}}, Acc) when Now - Since > Keep ->
-                      Acc#set{entries = maps:remove(Name, Acc#set.entries)};
+                 (Name, {Incarnation, {gone, Since}}, Acc) when Now - Since > Keep ->
+                      Acc#set{entries = maps:remove(Name, Acc#set.entries),
+                              floor = max(Incarnation, Acc#set.floor)};
                  (_Name, _Entry, Acc) ->
                       Acc
               end, Set, Entries).
+
+%% No forgotten tombstone had a higher incarnation: a node with one that is unknown here was never
+%% taken out here. Incarnations are times as a rule, so that this tells most strangers apart.
+-spec floor(set()) -> incarnation().
+floor(#set{floor = Floor}) -> Floor.
 
 %% ------------------------------------------------------------------------------------------------
 

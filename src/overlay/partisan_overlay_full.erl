@@ -12,6 +12,8 @@
 %%   - a member;
 %%   - a member of the cluster that knew this node before it started anew: it takes us back;
 %%   - one that we left, or that was taken out: it is told so;
+%%   - one that has our present incarnation from somebody, and was never taken out here, since its
+%%     own is above all that were forgotten: a member of which the news did not get here;
 %%   - a stranger: it does not get in by gossip, only by a join.
 %%
 %% A join, asked for on either side:
@@ -20,6 +22,7 @@
 %%   other    {welcome, Items}  all it has; or {reset, Incarnation}: you were taken out here, come
 %%                              alone and with a higher one
 %%   joiner   {delta, ..}       all that the other lacks: the clusters of both become one
+%%   other    joined            until then the joiner asks again, over each new link
 %%
 %% Options: incarnation (of this start of the node; must grow from start to start), gossip_interval,
 %% fanout, connection_interval (ms, first pause between two dials; doubles up to redial_max),
@@ -33,6 +36,7 @@
 -define(DEFAULTS, #{incarnation => 1, gossip_interval => 10000, fanout => 2,
                     connection_interval => 1000, redial_max => 30000,
                     tombstone_keep => 3600000}).
+-define(PART_MS, 3000). % that a node that left has to close its links
 -define(STRANGER_AT, 3). % rounds in which a member did not know us until that is worth a line
 
 -record(st, {self :: partisan_overlay:spec(),
@@ -41,7 +45,8 @@
              first :: partisan_membership_set:incarnation(),        % of this life
              left = none :: none | partisan_membership_set:incarnation(), % the last that left
              linked = #{} :: #{node() => []},
-             dialing = #{} :: #{node() => Tries :: non_neg_integer()}, % in progress or waiting
+             dialing = #{} :: #{node() => []},       % in progress or waiting
+             dial :: partisan_overlay_dial:t(),
              joining = #{} :: #{node() => partisan_overlay:spec()},
              guests = #{} :: #{node() => []},        % welcomed, their items are to come
              closing = #{} :: #{node() => []},       % links that end with our leave
@@ -56,8 +61,8 @@
 
 init(#{name := Name} = Self, Config, Now, Rand) ->
     Options = partisan_overlay_opts:check(options(), Config),
-    #{incarnation := Incarnation} = Options,
-    St = #st{self = Self, name = Name, first = Incarnation, options = Options, now = Now,
+    #{incarnation := Incarnation, connection_interval := First, redial_max := Max} = Options,
+    St = #st{self = Self, dial = partisan_overlay_dial:new(First, Max), name = Name, first = Incarnation, options = Options, now = Now,
              rand = Rand, set = partisan_membership_set:new(Name, Incarnation, Self)},
     done(gossip_timer(fx({members, [Self]}, St))).
 
@@ -97,6 +102,11 @@ event({msg, From, {full, Incarnation, Mine, Body}}, St) -> heard(From, Incarnati
 event({msg, _, _}, St) -> St;
 event({timer, gossip}, St) -> gossip(St);
 event({timer, {dial, Name}}, St) -> dial(Name, St);
+event({timer, {part, Name}}, #st{linked = Linked} = St) ->
+    case is_map_key(Name, Linked) andalso not is_member(Name, St) of
+        true -> fx({disconnect, Name}, St);
+        false -> St
+    end;
 event({timer, _}, St) -> St;
 event({latency, _, _}, St) -> St.
 
@@ -104,10 +114,10 @@ join(#{name := Name}, #st{name = Name} = St) ->
     St;
 join(#{name := Name} = Spec, #st{joining = Joining, linked = Linked} = St0) ->
     St = St0#st{joining = Joining#{Name => Spec}},
-    case {is_map_key(Name, Linked), is_member(Name, St)} of
-        {true, true} -> St0; % what the user wants is so
-        {true, false} -> ask(Name, St);
-        {false, _} -> dial(Name, fx({cancel, {dial, Name}}, forget_dial(Name, St)))
+    %% Also of a member: it may not know us.
+    case is_map_key(Name, Linked) of
+        true -> ask(Name, St);
+        false -> dial(Name, fx({cancel, {dial, Name}}, forget_dial(Name, St)))
     end.
 
 ask(Name, #st{set = Set} = St) ->
@@ -124,12 +134,12 @@ up(Name, #st{linked = Linked, joining = Joining} = St0) ->
     if
         is_map_key(Name, Joining) -> ask(Name, St1);
         Member -> digest(Name, St1);
-        true -> St1
+        true -> say(Name, here, St1) % it may know us, if we started anew
     end.
 
 down(Name, Reason, #st{linked = Linked, closing = Closing, guests = Guests} = St0) ->
     Neighbour = is_map_key(Name, Linked) andalso is_member(Name, St0),
-    St1 = St0#st{linked = maps:remove(Name, Linked), guests = maps:remove(Name, Guests)},
+    St1 = (fx({cancel, {part, Name}}, St0))#st{linked = maps:remove(Name, Linked), guests = maps:remove(Name, Guests)},
     St2 = case Neighbour of
               true -> fx({notify, {neighbour_down, Name, Reason}}, St1);
               false -> St1
@@ -147,8 +157,7 @@ down(Name, Reason, #st{linked = Linked, closing = Closing, guests = Guests} = St
 dial(Name, #st{linked = Linked, dialing = Dialing} = St) ->
     case not is_map_key(Name, Linked) andalso target(Name, St) of
         false -> forget_dial(Name, St);
-        {ok, Spec} -> fx({connect, Spec},
-                         St#st{dialing = Dialing#{Name => maps:get(Name, Dialing, 0) + 1}})
+        {ok, Spec} -> fx({connect, Spec}, St#st{dialing = Dialing#{Name => []}})
     end.
 
 target(Name, #st{joining = Joining, set = Set}) ->
@@ -162,19 +171,18 @@ target(Name, #st{joining = Joining, set = Set}) ->
             end
     end.
 
-redial(Name, #st{dialing = Dialing, options = Options} = St) ->
-    #{connection_interval := First, redial_max := Max} = Options,
+redial(Name, #st{dialing = Dialing, dial = Dial0, rand = Rand0} = St) ->
     case target(Name, St) of
         false ->
             forget_dial(Name, St);
         {ok, _} ->
-            Tries = maps:get(Name, Dialing, 0),
-            {Pause, St1} = about(min(Max, First bsl min(Tries, 20)), St),
-            fx({timer, {dial, Name}, Pause}, St1#st{dialing = Dialing#{Name => Tries}})
+            {Pause, Dial, Rand} = partisan_overlay_dial:pause(Name, Dial0, Rand0),
+            fx({timer, {dial, Name}, Pause},
+               St#st{dialing = Dialing#{Name => []}, dial = Dial, rand = Rand})
     end.
 
-forget_dial(Name, #st{dialing = Dialing} = St) ->
-    St#st{dialing = maps:remove(Name, Dialing)}.
+forget_dial(Name, #st{dialing = Dialing, dial = Dial} = St) ->
+    St#st{dialing = maps:remove(Name, Dialing), dial = partisan_overlay_dial:forget(Name, Dial)}.
 
 first_dial(Name, #st{name = Self, dialing = Dialing} = St) ->
     case is_map_key(Name, Dialing) of
@@ -186,8 +194,7 @@ first_dial(Name, #st{name = Self, dialing = Dialing} = St) ->
 %% ------------------------------------------------------------------------------------------------
 %% Messages
 
-heard(From, Incarnation, Mine, {join, Known}, St) ->
-    _ = Mine,
+heard(From, Incarnation, _, {join, Known}, St) ->
     joined(From, Incarnation, Known, St);
 heard(From, _, _, {welcome, Items}, #st{joining = Joining} = St) when is_map_key(From, Joining) ->
     welcomed(From, Items, St);
@@ -195,6 +202,12 @@ heard(From, _, _, {reset, Above}, #st{joining = Joining} = St) when is_map_key(F
     ask(From, alone(Above, maps:with([From], Joining), [From], St));
 heard(From, _, _, unknown, St) ->
     stranger(From, St);
+heard(From, _, _, here, #st{joining = Joining} = St) ->
+    case is_member(From, St) of
+        _ when is_map_key(From, Joining) -> ask(From, St);
+        true -> digest(From, St);
+        false -> St
+    end;
 heard(From, Incarnation, Mine, Body, #st{unknown_to = Unknown} = St) ->
     case accept(From, Incarnation, Mine, St) of
         ok -> talk(From, Body, St#st{unknown_to = maps:remove(From, Unknown)});
@@ -215,7 +228,12 @@ accept(From, Incarnation, Mine, #st{set = Set, guests = Guests, left = Left, fir
         _ when Left =/= none, Mine =< Left; Left =/= none, Mine > Current ->
             {answer, {delta, [{Self, max(Mine, Left), left}], []}};
         _ when Mine < First; Mine > Current -> ok; % of an earlier life
-        _ -> {answer, unknown}
+        _ ->
+            %% A join whose news did not get here, because who had them died.
+            case Mine =:= Current andalso Incarnation > partisan_membership_set:floor(Set) of
+                true -> ok;
+                false -> {answer, unknown}
+            end
     end.
 
 %% Somebody wants to be in one cluster with us.
@@ -232,7 +250,7 @@ joined(From, Incarnation, Known, #st{set = Set0, guests = Guests} = St) ->
                 St#st{set = Set, guests = Guests#{From => []}})
     end.
 
-welcomed(From, Items, #st{set = Set0, joining = Joining, name = Self} = St0) ->
+welcomed(From, Items, #st{set = Set0, name = Self} = St0) ->
     Set1 = lists:foldl(fun({Name, Incarnation, left}, Set) when Name =:= Self ->
                                renew_above(Incarnation, Set);
                           ({Name, Incarnation, _}, Set) when Name =:= Self ->
@@ -244,8 +262,7 @@ welcomed(From, Items, #st{set = Set0, joining = Joining, name = Self} = St0) ->
     Summary = [{Name, Incarnation, case State of left -> left; {up, _} -> up end}
                || {Name, Incarnation, State} <- Items],
     {Newer, _} = partisan_membership_set:compare(Summary, Set),
-    St = say(From, {delta, Newer, []}, St0#st{set = Set, joining = maps:remove(From, Joining)}),
-    changed(Changes, all, From, St).
+    changed(Changes, all, From, say(From, {delta, Newer, []}, St0#st{set = Set})).
 
 %% The own incarnation stays if it is higher already.
 renew_above(Incarnation, Set) ->
@@ -294,12 +311,13 @@ talk(From, {delta, Items, Wanted}, #st{guests = Guests} = St0) ->
                       Answer -> say(From, {delta, Answer, []}, St2)
                   end,
             %% Who lets somebody in tells everybody.
-            Whom = case is_map_key(From, Guests) of
-                       true -> all;
-                       false -> some
-                   end,
-            changed(Changes, Whom, From, St3)
+            case is_map_key(From, Guests) of
+                true -> changed(Changes, all, From, say(From, joined, St3));
+                false -> changed(Changes, some, From, St3)
+            end
     end;
+talk(From, joined, #st{joining = Joining} = St) ->
+    St#st{joining = maps:remove(From, Joining)};
 talk(_From, _Body, St) ->
     St.
 
@@ -400,7 +418,8 @@ changed(Changes, Whom, From, #st{set = Set} = St0) ->
 apply_change({removed, Name}, #st{linked = Linked} = St0) ->
     St = fx({cancel, {dial, Name}}, forget_dial(Name, St0)),
     case is_map_key(Name, Linked) of
-        true -> fx({disconnect, Name}, fx({notify, {neighbour_down, Name, left}}, St));
+        %% Who leaves closes the link, behind all that its node had sent to us; we would cut that off.
+        true -> fx({timer, {part, Name}, ?PART_MS}, fx({notify, {neighbour_down, Name, left}}, St));
         false -> fx({disconnect, Name}, St) % a dial in progress is given up
     end;
 apply_change({tombstone, _}, St) ->

@@ -13,7 +13,7 @@
 -behaviour(gen_server).
 
 -export([start_link/1]).
--export([join/1, leave/1, call/2, await/2]).
+-export([join/1, leave/1, call/2, await/2, switch/2]).
 -export([manager/0, members/0, neighbours/0, info/0, route/1]).
 -export([send_to_manager/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
@@ -26,11 +26,17 @@
                    config := partisan_overlay:config()}.
 -export_type([setup/0]).
 
+%% ms. From the first node to the last a switch takes less than the first; the second is what the new
+%% overlay gets to make its links before those of the old one are closed.
+-define(SWITCH_JOIN, 500).
+-define(SWITCH_SETTLE, 5000).
+
 -record(link, {state :: dialing | up | closing,
                link :: partisan_overlay_link:link(),
                again = none :: none | partisan_overlay:spec()}). % dial when it is closed
 
--record(st, {manager :: module(),
+-record(st, {name :: node(),
+             manager :: module(),
              core :: module(),
              kind :: partisan_overlay_link:kind(),
              state :: term(),
@@ -39,7 +45,8 @@
              timers = #{} :: #{term() => reference()},
              neighbours = #{} :: #{node() => []},
              waiting = [] :: [{node(), gen_server:from()}],
-             strangers = #{} :: #{node() => []}}).
+             strangers = #{} :: #{node() => []},
+             settling = none :: none | #{node() => []}}). % neighbours of the overlay of before
 
 %% ------------------------------------------------------------------------------------------------
 %% For managers. All fail with noproc if no overlay runs.
@@ -60,11 +67,14 @@ leave(Node) -> gen_server:call(?MODULE, {event, {leave, Node}}, infinity).
 call(Question, Timeout) -> gen_server:call(?MODULE, {ask, Question}, Timeout).
 
 %% Until Node is a neighbour.
--spec await(node(), timeout()) -> ok | {error, timeout}.
+-spec await(node(), non_neg_integer()) -> ok | {error, timeout}.
 await(Node, Timeout) ->
-    try gen_server:call(?MODULE, {await, Node}, Timeout)
-    catch exit:{timeout, _} -> {error, timeout}
-    end.
+    gen_server:call(?MODULE, {await, Node, Timeout}, infinity).
+
+%% Runs another manager's overlay from now on, which joins Contact (if that is another node).
+%% See partisan_overlay_switch.
+-spec switch(module(), node()) -> ok | {error, Line :: string()}.
+switch(Manager, Contact) -> gen_server:call(?MODULE, {switch, Manager, Contact}, infinity).
 
 %% ------------------------------------------------------------------------------------------------
 %% For anybody
@@ -114,21 +124,30 @@ send_to_manager(Node, Message) ->
 %% ------------------------------------------------------------------------------------------------
 
 init(Manager) ->
-    #{core := Core, links := Kind, config := Config} = Manager:overlay(),
     ?TABLE = ets:new(?TABLE, [named_table, protected, {read_concurrency, true}]),
-    true = ets:insert(?TABLE, [{manager, Manager}, {members, []}, {neighbours, []}]),
-    _ = net_kernel:monitor_nodes(true, [{node_type, all}, nodedown_reason]), % error: not distributed
+    %% An error only while net_kernel does not run; without a name there are no other nodes.
+    _ = net_kernel:monitor_nodes(true, [{node_type, all}, nodedown_reason]),
     Self = partisan_node_spec:own(),
-    try Core:init(Self, Config, now_ms(), rand:seed_s(exsss)) of
-        {State, Effects} ->
-            St = #st{manager = Manager, core = Core, kind = Kind, state = State},
-            {ok, St, {continue, {first, Effects}}}
-    catch
-        error:{bad_option, Key, Value, Expected} ->
-            Line = lists:flatten(io_lib:format("partisan: bad option ~p: ~0tp (~ts)",
-                                               [Key, Value, Expected])),
+    true = ets:insert(?TABLE, [{manager, Manager}, {members, [Self]}, {neighbours, []}]),
+    case start_core(Manager, Self) of
+        {ok, Core, Kind, State, Effects} ->
+            St = #st{name = maps:get(name, Self), manager = Manager, core = Core, kind = Kind,
+                     state = State},
+            {ok, St, {continue, {first, Effects}}};
+        {error, Line} ->
             ?LOG_ERROR("~ts", [Line]),
             {stop, {bad_option, Line}}
+    end.
+
+start_core(Manager, Self) ->
+    #{core := Core, links := Kind, config := Config} = Manager:overlay(),
+    Kind =:= visible orelse partisan_manager:partial(Manager),
+    try Core:init(Self, Config, now_ms(), rand:seed_s(exsss)) of
+        {State, Effects} -> {ok, Core, Kind, State, Effects}
+    catch
+        error:{bad_option, Key, Value, Expected} ->
+            {error, lists:flatten(io_lib:format("partisan: bad option ~p: ~0tp (~ts)",
+                                                [Key, Value, Expected]))}
     end.
 
 handle_continue({first, Effects}, St) ->
@@ -138,11 +157,23 @@ handle_call({event, Event}, _From, St) ->
     {reply, ok, event(Event, St)};
 handle_call({ask, Question}, From, St) ->
     {noreply, event({call, From, Question}, St)};
-handle_call({await, Node}, _From, #st{neighbours = Neighbours} = St)
+handle_call({await, Node, _}, _From, #st{neighbours = Neighbours} = St)
   when is_map_key(Node, Neighbours) ->
     {reply, ok, St};
-handle_call({await, Node}, From, #st{waiting = Waiting} = St) ->
+handle_call({await, Node, Timeout}, From, #st{waiting = Waiting} = St) ->
+    _ = erlang:send_after(Timeout, self(), {awaited, From}),
     {noreply, St#st{waiting = [{Node, From} | Waiting]}};
+handle_call({switch, Manager, _Contact}, _From, #st{manager = Manager} = St) ->
+    {reply, ok, St};
+handle_call({switch, Manager, Contact}, _From, St) ->
+    case start_core(Manager, partisan_node_spec:own()) of
+        {ok, Core, Kind, State, Effects} ->
+            ?LOG_NOTICE("partisan: the overlay is ~ts from now on", [Manager]),
+            {reply, ok, switched(Contact, Effects, St#st{manager = Manager, core = Core, kind = Kind,
+                                                         state = State})};
+        {error, _} = Error ->
+            {reply, Error, St}
+    end;
 handle_call(info, _From, #st{core = Core, state = State} = St) ->
     {reply, Core:info(State), St}.
 
@@ -155,10 +186,31 @@ handle_info({partisan_overlay, From, Core, Term}, #st{core = Core, links = Links
         #{From := _} -> {noreply, event({msg, From, Term}, St)};
         #{} -> {noreply, St}
     end;
-handle_info({partisan_overlay, From, Core, _Term}, St) ->
+handle_info({partisan_overlay, From, Core, _Term}, #st{settling = none} = St) ->
     {noreply, stranger(From, Core, St)};
+handle_info({partisan_overlay, _From, _Core, _Term}, St) ->
+    {noreply, St}; % it has switched already, or not yet
+handle_info({switch_join, Manager, Contact}, #st{manager = Manager} = St) ->
+    {noreply, event({join, #{name => Contact}}, St)};
+handle_info({switch_settled, Manager}, #st{manager = Manager, settling = #{}} = St) ->
+    {noreply, settled(St)};
+handle_info({awaited, From}, #st{waiting = Waiting} = St) ->
+    case lists:keytake(From, 2, Waiting) of
+        {value, _, Rest} ->
+            gen_server:reply(From, {error, timeout}),
+            {noreply, St#st{waiting = Rest}};
+        false ->
+            {noreply, St}
+    end;
+%% The node got a name, or another one: to the overlay that is another node.
+handle_info({nodeup, Node, _Info}, #st{name = Name} = St) when Node =:= node(), Node =/= Name ->
+    {stop, {shutdown, renamed}, St};
+handle_info({nodeup, Node, _Info}, St) when Node =:= node() ->
+    {noreply, St};
 handle_info({nodeup, Node, _Info}, St) ->
     {noreply, node_up(Node, St)};
+handle_info({nodedown, Name, _Info}, #st{name = Name} = St) ->
+    {stop, {shutdown, renamed}, St};
 handle_info({nodedown, Node, Info}, St) ->
     {noreply, node_down(Node, proplists:get_value(nodedown_reason, Info, connection_closed), St)};
 handle_info({partisan_link, Pid, Node, Result}, St) ->
@@ -263,12 +315,19 @@ effect({members, Specs}, St) ->
     true = ets:insert(?TABLE, {members, Specs}),
     partisan_peer_service_events:update(Specs),
     St;
+effect({notify, {neighbour_up, #{name := Node}}},
+       #st{neighbours = Neighbours, settling = #{} = Settling} = St)
+  when is_map_key(Node, Settling), is_map_key(Node, Neighbours) ->
+    St#st{settling = maps:remove(Node, Settling)}; % one it was, and one it stays
 effect({notify, {neighbour_up, #{name := Node}} = Notice}, #st{waiting = Waiting} = St) ->
     {Now, Later} = lists:partition(fun({Name, _}) -> Name =:= Node end, Waiting),
     St1 = neighbours(fun(Neighbours) -> Neighbours#{Node => []} end, St#st{waiting = Later}),
     lists:foreach(fun({_, From}) -> gen_server:reply(From, ok) end, Now),
     partisan_peer_watch:notify(Notice),
     St1;
+effect({notify, {neighbour_down, Node, _}}, #st{neighbours = Neighbours} = St)
+  when not is_map_key(Node, Neighbours) ->
+    St; % it went while a switch was settling
 effect({notify, {neighbour_down, Node, _} = Notice}, St) ->
     partisan_peer_watch:notify(Notice),
     neighbours(fun(Neighbours) -> maps:remove(Node, Neighbours) end, St);
@@ -298,6 +357,29 @@ neighbours(Change, #st{neighbours = Old} = St) ->
     St#st{neighbours = New}.
 
 %% ------------------------------------------------------------------------------------------------
+%% Another overlay. Links stay until the new one has made its own, and are closed then if it does
+%% not use them; what the old core wanted (timers, routes) goes at once.
+
+switched(Contact, Effects, #st{timers = Timers, links = Links, neighbours = Neighbours,
+                               manager = Manager} = St0) ->
+    lists:foreach(fun(Name) -> stop_timer(Name, Timers) end, maps:keys(Timers)),
+    true = ets:match_delete(?TABLE, {{route, '_'}, '_'}),
+    true = ets:insert(?TABLE, {manager, Manager}),
+    St1 = effects(Effects, St0#st{timers = #{}, strangers = #{}, settling = Neighbours}),
+    St2 = lists:foldl(fun(Node, Acc) -> event({up, Node}, Acc) end, St1,
+                      [Node || {Node, #link{state = up}} <- lists:sort(maps:to_list(Links))]),
+    Contact =:= node() orelse
+        erlang:send_after(?SWITCH_JOIN, self(), {switch_join, Manager, Contact}),
+    _ = erlang:send_after(?SWITCH_SETTLE, self(), {switch_settled, Manager}),
+    St2.
+
+settled(#st{settling = Left} = St0) ->
+    lists:foldl(fun(Node, St) ->
+                        effects([{notify, {neighbour_down, Node, overlay_changed}},
+                                 {disconnect, Node}], St)
+                end, St0#st{settling = none}, lists:sort(maps:keys(Left))).
+
+%% ------------------------------------------------------------------------------------------------
 %% Connections
 
 node_up(Node, #st{links = Links, given_up = GivenUp} = St) ->
@@ -320,7 +402,8 @@ node_down(Node, Reason, #st{links = Links} = St) ->
             St; % a connection of before; the dial has an end of its own
         #{Node := #link{link = Link, again = Again}} ->
             partisan_overlay_link:stop(Link),
-            St1 = event({down, Node, Reason}, St#st{links = maps:remove(Node, Links)}),
+            St0 = not_settling(Node, Reason, St#st{links = maps:remove(Node, Links)}),
+            St1 = event({down, Node, Reason}, St0),
             case Again of
                 none -> St1;
                 Spec -> effects([{connect, Spec}], St1)
@@ -328,6 +411,12 @@ node_down(Node, Reason, #st{links = Links} = St) ->
         #{} ->
             St
     end.
+
+%% A neighbour of the old overlay that the new one does not know.
+not_settling(Node, Reason, #st{settling = #{} = Settling} = St) when is_map_key(Node, Settling) ->
+    effects([{notify, {neighbour_down, Node, Reason}}], St#st{settling = maps:remove(Node, Settling)});
+not_settling(_Node, _Reason, St) ->
+    St.
 
 dialed(Pid, Node, Result, #st{links = Links, given_up = GivenUp} = St) ->
     case Links of

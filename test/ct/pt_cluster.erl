@@ -1,14 +1,17 @@
 %% Nodes with the application started, for the suites of membership and overlays.
 -module(pt_cluster).
 
--export([start/1, start/2, restart/2, app/2, join/2, stop/1, names/1]).
+-export([start/1, start/2, start/3, restart/2, app/2, join/2, stop/1, names/1]).
 -export([members/1, neighbours/1, all_members/1, is_cluster/1, is_mesh/1, service/3]).
 
 start(N) -> start(N, []).
 
 %% N nodes, each with Env as environment of the application; started, not joined.
-start(N, Env) when is_integer(N) -> start(lists:duplicate(N, []), Env);
-start(Envs, Common) -> [app(pt_peer:start(m), Env ++ Common) || Env <- Envs].
+start(N, Env) -> start(N, Env, #{}).
+
+%% The number of nodes, or an environment for each; Opts as pt_peer has them.
+start(N, Env, Opts) when is_integer(N) -> start(lists:duplicate(N, []), Env, Opts);
+start(Envs, Common, Opts) -> [app(pt_peer:start(m, Opts), Env ++ Common) || Env <- Envs].
 
 app(Peer, Env0) ->
     %% Short times: a test that waits for a round of gossip should not wait for ten seconds.

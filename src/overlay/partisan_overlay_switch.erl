@@ -1,0 +1,84 @@
+%% Moves a running cluster from one overlay to another: every member that can be reached starts the
+%% core of the new manager over the links there are, and joins this node in it. Five seconds later
+%% the links that the new overlay does not use are closed, behind what the overlays had to say on
+%% them. What was sent with `ack` or `retransmission` is sent again where a closing link lost it;
+%% plain sends have the promise they always have when a connection ends.
+%%
+%% From a full mesh to less needs nodes started with `-kernel prevent_overlapping_partitions false`.
+%%
+%% Members that cannot be reached stay with the old overlay, and are in the answer: start them with
+%% the new one in their configuration, or switch again when they are back. The configuration files of
+%% all nodes are the user's to change.
+-module(partisan_overlay_switch).
+
+-export([set/1, here/2]).
+
+-define(MS, 10000).
+
+%% Manager: a module that partisan_peer_service:manager/0 could answer. Asks every member first
+%% whether it can, and changes nothing if one says no.
+-spec set(module()) -> ok | {error, notalive | {bad_manager, node(), term()} | {unreached, [node()]}}.
+set(Manager) ->
+    case partisan_manager:members() of
+        {ok, Members} ->
+            %% A partial view is not the cluster; an overlay with routes knows the rest.
+            Known = maps:get(known, partisan_overlay_shell:info(), []),
+            Names = lists:usort(Members ++ Known),
+            Reached = [Name || Name <- Names, Name =:= node() orelse partisan_manager:reach(
+                                                                      #{name => Name}) =:= ok],
+            case ask(Reached, ensure_loaded, [Manager]) of
+                [] ->
+                    %% This node first: the others join it.
+                    Failed = ask([node() | lists:delete(node(), Reached)], switch,
+                                 [Manager, node()]),
+                    answer(Failed, Names -- Reached);
+                [{Node, Reason} | _] ->
+                    {error, {bad_manager, Node, Reason}}
+            end;
+        {error, _} = Error ->
+            Error
+    end.
+
+answer([{Node, Reason} | _], _Unreached) -> {error, {bad_manager, Node, Reason}};
+answer([], []) -> ok;
+answer([], Unreached) -> {error, {unreached, Unreached}}.
+
+%% Those that did not say ok, with why.
+ask(Nodes, What, Args) ->
+    Answers = erpc:multicall(Nodes, ?MODULE, here, [What, Args], ?MS),
+    [{Node, case Answer of
+                {ok, {error, Reason}} -> Reason;
+                Other -> Other
+            end} || {Node, Answer} <- lists:zip(Nodes, Answers), Answer =/= {ok, ok}].
+
+%% Run on each member.
+-spec here(ensure_loaded | switch, [term()]) -> ok | {error, term()}.
+here(ensure_loaded, [Manager]) ->
+    case code:ensure_loaded(Manager) of
+        {module, _} ->
+            case erlang:function_exported(Manager, overlay, 0) of
+                true -> closes_well(Manager);
+                false -> {error, no_overlay}
+            end;
+        {error, _} = Error ->
+            Error
+    end;
+here(switch, [Manager, Contact]) ->
+    case partisan_overlay_shell:switch(Manager, Contact) of
+        ok -> partisan_config:set(peer_service_manager, Manager);
+        {error, _} = Error -> Error
+    end.
+
+%% The links of a full mesh are visible. When some of them are closed, `global` makes all nodes drop
+%% those that are gone for one of them, unless it is told not to.
+closes_well(Manager) ->
+    {ok, Now} = partisan_overlay_shell:manager(),
+    case {maps:get(links, Now:overlay()), maps:get(links, Manager:overlay())} of
+        {visible, hidden} ->
+            case application:get_env(kernel, prevent_overlapping_partitions, true) of
+                false -> ok;
+                _ -> {error, prevent_overlapping_partitions}
+            end;
+        _ ->
+            ok
+    end.

@@ -1,0 +1,329 @@
+%% Managers that link some nodes only: static and client-server, on real nodes.
+-module(manager_SUITE).
+
+-include_lib("common_test/include/ct.hrl").
+-include_lib("stdlib/include/assert.hrl").
+
+-export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([static_links/1, static_joins/1, static_returns/1, static_restart/1,
+         clients_and_servers/1, relay_between_clients/1, fail_over/1, leave_the_star/1,
+         client_server_returns/1, wrong_tags/1, bad_tag/1, no_mesh_behind_it/1, refuse/1,
+         two_overlays/1, environment_selects/1, switch/1]).
+
+suite() ->
+    [{timetrap, {seconds, 90}}].
+
+all() ->
+    [static_links, static_joins, static_returns, static_restart, clients_and_servers,
+     relay_between_clients, fail_over, leave_the_star, client_server_returns, wrong_tags, bad_tag,
+     no_mesh_behind_it, refuse, two_overlays, environment_selects, switch].
+
+init_per_testcase(_Case, Config) -> Config.
+end_per_testcase(_Case, _Config) -> ok.
+
+-define(wait(Condition), ?assert(pt_peer:wait(fun() -> Condition end, 20000, 30))).
+-define(STATIC, partisan_static_peer_service_manager).
+-define(STAR, partisan_client_server_peer_service_manager).
+
+%% ------------------------------------------------------------------------------------------------
+%% Static
+
+%% A line of three, from the configuration of the one in the middle.
+static_links(_Config) ->
+    [A, C] = pt_cluster:start(2, [{peer_service_manager, ?STATIC}]),
+    B = pt_cluster:app(pt_peer:start(m), [{peer_service_manager, ?STATIC},
+                                          {static, #{peers => pt_cluster:names([A, C])}}]),
+    line(A, B, C),
+    ?assertEqual(?STATIC, service(A, manager, [])),
+    %% Nobody is told of others, and nobody connects to them.
+    ?assertEqual([pt_peer:node(B)], pt_peer:call(A, erlang, nodes, [connected])),
+    pt_cluster:stop([A, B, C]).
+
+line(A, B, C) ->
+    ?wait(pt_cluster:neighbours(B) =:= pt_cluster:names([A, C])
+              andalso pt_cluster:neighbours(A) =:= [pt_peer:node(B)]
+              andalso pt_cluster:neighbours(C) =:= [pt_peer:node(B)]),
+    ?assertEqual(pt_cluster:names([A, B]), pt_cluster:members(A)),
+    ?assertEqual(pt_cluster:names([A, B, C]), pt_cluster:members(B)).
+
+static_joins(_Config) ->
+    Nodes = [A, B, C] = pt_cluster:start(3, [{peer_service_manager, ?STATIC}]),
+    ?assertEqual(ok, service(A, sync_join, [pt_peer:node(B)])),
+    ?assertEqual(ok, service(C, sync_join, [pt_peer:node(B)])),
+    line(A, B, C),
+    ?assertEqual(ok, service(C, leave, [pt_peer:node(B)])),
+    ?wait(pt_cluster:is_mesh([A, B]) andalso pt_cluster:is_cluster([C])),
+    ?assertEqual(ok, service(A, leave, [])),
+    ?wait(lists:all(fun(Peer) -> pt_cluster:is_cluster([Peer]) end, Nodes)),
+    ?wait([] =:= pt_peer:call(B, erlang, nodes, [connected])),
+    ?assertEqual(ok, service(B, join, [pt_peer:node(A)])),
+    ?wait(pt_cluster:is_mesh([A, B])),
+    pt_cluster:stop(Nodes).
+
+static_returns(_Config) ->
+    [A] = pt_cluster:start(1, [{peer_service_manager, ?STATIC}]),
+    ?assertEqual({ok, [pt_peer:node(A)]}, service(A, members, [])),
+    ?assertEqual({error, self_join}, service(A, join, [pt_peer:node(A)])),
+    ?assertEqual({error, not_implemented}, service(A, update_members, [[]])),
+    ?assertEqual({error, no_available_slots}, service(A, reserve, [x])),
+    ?assertEqual({error, not_implemented}, service(A, partitions, [])),
+    pt_cluster:stop([A]).
+
+%% The one that others have as a peer comes back, and is linked again.
+static_restart(_Config) ->
+    [A] = pt_cluster:start(1, [{peer_service_manager, ?STATIC}]),
+    B = pt_cluster:app(pt_peer:start(m), [{peer_service_manager, ?STATIC},
+                                          {static, #{peers => [pt_peer:node(A)]}}]),
+    ?wait(pt_cluster:is_mesh([A, B])),
+    A2 = pt_cluster:restart(A, [{peer_service_manager, ?STATIC}]),
+    ?wait(pt_cluster:is_mesh([A2, B])),
+    pt_peer:kill(B),
+    ?wait(pt_cluster:members(A2) =:= [pt_peer:node(A2)]),
+    pt_cluster:stop([A2]).
+
+%% ------------------------------------------------------------------------------------------------
+%% Client-server
+
+star(Servers, Clients) ->
+    Tags = [[{tag, server}] || _ <- lists:seq(1, Servers)]
+        ++ [[{tag, client}] || _ <- lists:seq(1, Clients)],
+    Nodes = pt_cluster:start(Tags, [{peer_service_manager, ?STAR}, {relay_ttl, 4}]),
+    lists:split(Servers, Nodes).
+
+join(Node, To) ->
+    ?assertEqual(ok, service(Node, sync_join, [pt_peer:node(To)])).
+
+clients_and_servers(_Config) ->
+    {[S1, S2] = Servers, [C1, C2, C3] = Clients} = star(2, 3),
+    join(S2, S1),
+    join(C1, S1),
+    join(C2, S2),
+    join(C3, S1),
+    join(C3, S2),
+    ?assertEqual(?STAR, service(C1, manager, [])),
+    %% Servers do not list clients; clients list what they joined.
+    ?wait(pt_cluster:is_cluster(Servers)),
+    ?wait(pt_cluster:members(C1) =:= pt_cluster:names([S1, C1])),
+    ?wait(pt_cluster:members(C3) =:= pt_cluster:names([S1, S2, C3])),
+    ?wait(pt_cluster:neighbours(S1) =:= pt_cluster:names([S2, C1, C3])),
+    ?assertEqual([pt_peer:node(S1)], pt_peer:call(C1, erlang, nodes, [connected])),
+    pt_cluster:stop(Servers ++ Clients).
+
+%% In order and complete, over one server and over two; to a name and to a pid; calls both ways.
+relay_between_clients(_Config) ->
+    {[S1, S2] = Servers, [C1, C2, C3] = Clients} = star(2, 3),
+    join(S2, S1),
+    join(C1, S1),
+    join(C2, S1),
+    join(C3, S2),
+    N = 500,
+    lists:foreach(
+      fun({From, To}) ->
+              Collector = pt_peer:spawn_collector(To),
+              true = pt_peer:call(To, erlang, register, [relay_sink, Collector]),
+              Node = pt_peer:node(To),
+              Send = fun(Dest, Message) -> partisan:forward_message(Node, Dest, Message, #{}) end,
+              ?wait(ok =:= pt_peer:eval(From, fun() -> Send(relay_sink, hello) end)
+                        andalso lists:member(hello, pt_peer:collected(To, Collector))),
+              Numbers = fun() -> [I || I <- pt_peer:collected(To, Collector), is_integer(I)] end,
+              pt_peer:eval(From, fun() -> [ok = Send(Collector, I) || I <- lists:seq(1, N)] end),
+              ?wait(length(Numbers()) =:= N),
+              ?assertEqual(lists:seq(1, N), Numbers()),
+              true = pt_peer:call(To, erlang, unregister, [relay_sink])
+      end, [{C1, C2}, {C1, C3}, {C3, C1}, {S1, C3}, {C1, S2}]),
+    %% Nobody connected directly for that.
+    ?assertEqual([pt_peer:node(S1)], pt_peer:call(C1, erlang, nodes, [connected])),
+    ?assertEqual([pt_peer:node(S2)], pt_peer:call(C3, erlang, nodes, [connected])),
+    %% A server knows that nobody has this one; a client only knows whom to ask.
+    Nobody = ['nobody@127.0.0.1', relay_sink, x, #{}],
+    ?assertEqual({error, not_yet_connected}, pt_peer:call(S1, partisan, forward_message, Nobody)),
+    ?assertEqual(ok, pt_peer:call(C1, partisan, forward_message, Nobody)),
+    ?wait(1 =:= maps:get(no_route, pt_peer:call(S1, partisan_relay, counters, []), 0)),
+    pt_cluster:stop(Servers ++ Clients).
+
+%% A client whose server dies finds another one by itself, and goes back to its own.
+fail_over(_Config) ->
+    {[S1, S2, S3], [C1, C2] = Clients} = star(3, 2),
+    join(S2, S1),
+    join(S3, S1),
+    ?wait(pt_cluster:is_mesh([S1, S2, S3])),
+    join(C1, S1),
+    join(C2, S2),
+    pt_peer:kill(S1),
+    ?wait(lists:member(pt_cluster:neighbours(C1), [[pt_peer:node(S)] || S <- [S2, S3]])),
+    Collector = pt_peer:spawn_collector(C2),
+    ?wait(ok =:= pt_peer:call(C1, partisan, forward_message,
+                              [pt_peer:node(C2), Collector, over, #{}])
+              andalso lists:member(over, pt_peer:collected(C2, Collector))),
+    Again = pt_cluster:restart(S1, [{peer_service_manager, ?STAR}, {tag, server}]),
+    ?wait(pt_cluster:neighbours(C1) =:= [pt_peer:node(S1)]),
+    ?wait(pt_cluster:is_cluster([Again, S2, S3])),
+    pt_cluster:stop([Again, S2, S3] ++ Clients).
+
+leave_the_star(_Config) ->
+    {[S1, S2] = Servers, [C1, C2] = Clients} = star(2, 2),
+    join(S2, S1),
+    ?wait(pt_cluster:is_mesh(Servers)),
+    join(C1, S1),
+    join(C2, S1),
+    ?assertEqual(ok, service(C1, leave, [])),
+    ?wait(pt_cluster:neighbours(S1) =:= pt_cluster:names([S2, C2])),
+    ?wait([] =:= pt_peer:call(C1, erlang, nodes, [connected])),
+    ?assertEqual(ok, service(C1, sync_join, [pt_peer:node(S1)])),
+    ?assertEqual(ok, service(S1, leave, [pt_peer:node(C1)])),
+    %% Shut out by one server, a client tries the others.
+    ?wait(pt_cluster:neighbours(C1) =:= [pt_peer:node(S2)]),
+    %% A server that leaves sends its clients to the others.
+    ?assertEqual(ok, service(S1, leave, [])),
+    ?wait(pt_cluster:neighbours(C2) =:= [pt_peer:node(S2)]),
+    ?wait(pt_cluster:is_cluster([S1]) andalso pt_cluster:is_cluster([S2])),
+    pt_cluster:stop(Servers ++ Clients).
+
+client_server_returns(_Config) ->
+    {[S], [C]} = star(1, 1),
+    [begin
+         ?assertEqual({ok, [pt_peer:node(Peer)]}, service(Peer, members, [])),
+         ?assertEqual({error, self_join}, service(Peer, join, [pt_peer:node(Peer)])),
+         ?assertEqual({error, not_implemented}, service(Peer, update_members, [[]])),
+         ?assertEqual({error, no_available_slots}, service(Peer, reserve, [x])),
+         ?assertEqual({error, not_implemented}, service(Peer, partitions, [])),
+         ?assertEqual(ok, service(Peer, leave, ['nobody@127.0.0.1'])),
+         ?assertEqual(ok, service(Peer, leave, []))
+     end || Peer <- [S, C]],
+    pt_cluster:stop([S, C]).
+
+%% Clients cannot be joined: said once, and not tried for ever.
+wrong_tags(_Config) ->
+    {[S], [C1, C2]} = star(1, 2),
+    [pt_peer:log_start(Peer) || Peer <- [S, C1]],
+    ?assertEqual(ok, service(S, join, [pt_peer:node(C1)])),
+    ?assertEqual(ok, service(C1, join, [pt_peer:node(C2)])),
+    ?assertEqual(ok, service(C2, sync_join, [pt_peer:node(S)])),
+    [?wait(1 =:= length([Text || {warning, Text} <- pt_peer:logged(Peer),
+                                 string:find(Text, "cannot be joined") =/= nomatch]))
+     || Peer <- [S, C1]],
+    ?wait(pt_cluster:members(S) =:= [pt_peer:node(S)]
+              andalso pt_cluster:members(C1) =:= [pt_peer:node(C1)]),
+    pt_cluster:stop([S, C1, C2]).
+
+bad_tag(_Config) ->
+    Peer = pt_peer:start(m),
+    ?assertMatch({error, _},
+                 pt_peer:eval(Peer, fun() ->
+                     application:set_env(partisan, peer_service_manager, ?STAR),
+                     application:ensure_all_started(partisan)
+                 end)),
+    pt_peer:stop(Peer).
+
+%% ------------------------------------------------------------------------------------------------
+%% What keeps a partial overlay partial
+
+%% global, with its defaults, neither connects the rest nor cuts the ends of a line off.
+no_mesh_behind_it(_Config) ->
+    [A, C] = pt_cluster:start(2, [{peer_service_manager, ?STATIC}]),
+    B = pt_cluster:app(pt_peer:start(m), [{peer_service_manager, ?STATIC},
+                                          {static, #{peers => pt_cluster:names([A, C])}}]),
+    line(A, B, C),
+    ?assertEqual([], pt_peer:call(B, erlang, nodes, [])),
+    %% All that global had to say is said when it has answered.
+    [ok = pt_peer:call(Peer, global, sync, []) || Peer <- [A, B, C]],
+    line(A, B, C),
+    %% The default: a plain send connects.
+    ?assertEqual(pong, pt_peer:call(A, net_adm, ping, [pt_peer:node(C)])),
+    pt_cluster:stop([A, B, C]).
+
+refuse(_Config) ->
+    Env = [{peer_service_manager, ?STATIC}, {direct_connect, refuse}],
+    [A, C] = pt_cluster:start(2, Env),
+    B = pt_cluster:app(pt_peer:start(m), [{static, #{peers => pt_cluster:names([A, C])}} | Env]),
+    line(A, B, C),
+    {NodeA, NodeB, NodeC} = {pt_peer:node(A), pt_peer:node(B), pt_peer:node(C)},
+    Call = fun(Node) -> pt_peer:call(A, rpc, call, [Node, erlang, node, []]) end,
+    ?assertEqual({badrpc, nodedown}, Call(NodeC)),
+    ?assertEqual(NodeB, Call(NodeB)),
+    ?assertEqual([NodeB], pt_peer:call(A, erlang, nodes, [connected])),
+    %% Links still heal.
+    _ = pt_peer:call(B, erlang, disconnect_node, [NodeA]),
+    ?wait(pt_cluster:neighbours(A) =:= [NodeB]),
+    pt_cluster:stop([A, B, C]).
+
+%% Nodes with different overlays say so, and do not take each other for members.
+two_overlays(_Config) ->
+    [A] = pt_cluster:start(1, [{peer_service_manager, ?STATIC}]),
+    [B] = pt_cluster:start(1),
+    pt_peer:log_start(A),
+    ?assertEqual(ok, service(B, join, [pt_peer:node(A)])),
+    ?wait([] =/= [Text || {warning, Text} <- pt_peer:logged(A),
+                          string:find(Text, "peer_service_manager") =/= nomatch]),
+    ?assertEqual([pt_peer:node(A)], pt_cluster:members(A)),
+    ?assertEqual([pt_peer:node(B)], pt_cluster:members(B)),
+    pt_cluster:stop([A, B]).
+
+environment_selects(_Config) ->
+    Peer = pt_peer:start(m, #{env => [{"PEER_SERVICE", atom_to_list(?STATIC)}]}),
+    ?assertEqual(?STATIC, service(pt_cluster:app(Peer, []), manager, [])),
+    pt_cluster:stop([Peer]).
+
+%% From full mesh to HyParView and back, with acknowledged traffic all the time: each message arrives
+%% once, in order, at the latest when its nodes are linked again.
+switch(_Config) ->
+    HyParView = partisan_hyparview_peer_service_manager,
+    Full = partisan_pluggable_peer_service_manager,
+    Env = [{retransmit_interval, 200},
+           {hyparview, #{active_max_size => 4, active_min_size => 2, shuffle_interval => 500}}],
+    Nodes = [A | Others] = pt_cluster:start(6, Env, #{args => ["-kernel", "prevent_overlapping_partitions",
+                                                               "false"]}),
+    ok = pt_cluster:join(Nodes, sync_join),
+    ?wait(pt_cluster:is_mesh(Nodes)),
+    Last = lists:last(Nodes),
+    Sink = pt_peer:spawn_collector(Last),
+    To = pt_peer:node(Last),
+    Source = pt_peer:eval(A, fun() -> spawn(fun() -> source(To, Sink, 1) end) end),
+    Moved = fun(Manager) ->
+                    ?assertEqual(ok, pt_peer:call(A, partisan, set_overlay, [Manager])),
+                    ?assertEqual([Manager], lists:usort([service(P, manager, []) || P <- Nodes]))
+            end,
+    Moved(HyParView),
+    %% Fewer links than in a mesh, and everybody known still.
+    ?wait(lists:all(fun(P) -> Links = pt_peer:call(P, erlang, nodes, [connected]),
+                              #{known := Known} = pt_peer:call(P, partisan_overlay_shell, info, []),
+                              lists:usort([pt_peer:node(P) | Known]) =:= pt_cluster:names(Nodes)
+                                  andalso length(Links) < length(Others)
+                    end, Nodes)),
+    Moved(Full),
+    ?wait(pt_cluster:is_mesh(Nodes)),
+    grows(Last, Sink),
+    Sent = pt_peer:eval(A, fun() -> Source ! {stop, self()}, receive {sent, N} -> N end end),
+    ?wait(length(pt_peer:collected(Last, Sink)) >= Sent),
+    ?assertEqual(lists:seq(1, Sent), pt_peer:collected(Last, Sink)),
+    ?assertMatch({error, {bad_manager, _, nofile}},
+                 pt_peer:call(A, partisan, set_overlay, [no_such_manager])),
+    ?assertMatch({error, {bad_manager, _, _}},
+                 pt_peer:call(A, partisan, set_overlay, [?STAR])), % no tag
+    ?assertEqual([Full], lists:usort([service(P, manager, []) || P <- Nodes])),
+    pt_cluster:stop(Nodes),
+    %% With kernel's default, global would cut all connections when the first one goes.
+    Guarded = [B, C] = pt_cluster:start(2),
+    ok = pt_cluster:join(Guarded, sync_join),
+    ?assertMatch({error, {bad_manager, _, prevent_overlapping_partitions}},
+                 pt_peer:call(B, partisan, set_overlay, [HyParView])),
+    ?assertEqual(Full, service(C, manager, [])),
+    pt_cluster:stop(Guarded).
+
+source(To, Sink, N) ->
+    receive
+        {stop, From} -> From ! {sent, N - 1}
+    after 10 ->
+        case partisan:forward_message(To, Sink, N, #{retransmission => true}) of
+            ok -> source(To, Sink, N + 1);
+            {error, _} -> source(To, Sink, N)
+        end
+    end.
+
+grows(Peer, Sink) ->
+    Before = length(pt_peer:collected(Peer, Sink)),
+    ?wait(length(pt_peer:collected(Peer, Sink)) > Before + 50).
+
+%% ------------------------------------------------------------------------------------------------
+
+service(Peer, Function, Args) -> pt_cluster:service(Peer, Function, Args).
