@@ -30,9 +30,10 @@ overlay() ->
 
 %% Partisan counts the node itself among its active view.
 options() ->
-    #{active_max_size := Active} = Given = partisan_config:get(hyparview),
-    Own = maps:with(maps:keys(partisan_hyparview:defaults()), Given),
-    Own#{active_max_size => if is_integer(Active) -> Active - 1; true -> Active end}.
+    case partisan_config:get(hyparview) of
+        #{active_max_size := N} = Given when is_integer(N) -> Given#{active_max_size := N - 1};
+        Given -> Given
+    end.
 
 start_link() -> partisan_overlay_shell:start_link(?MODULE).
 

@@ -22,12 +22,19 @@
 %%     half has filled its views with its own. Rumours do not bring a lost node back, only a
 %%     sign from itself.
 %%
+%% X-BOT (Leitao, Marques, Pereira, Rodrigues: X-BOT, SRDS 2009), if xbot_enabled: with a full view a
+%% node now and then measures a passive one. If that is nearer than its farthest neighbour, four nodes
+%% change partners: the initiator i gives up o for the candidate c, c gives up its own farthest, d,
+%% and d takes o if o is nearer to it than c. Nobody's number of neighbours changes, every step is an
+%% ordinary request, and wherever one fails the places are filled as after any loss. A node takes part
+%% in one exchange at a time. The xbot_unbiased farthest stay: they keep the graph a random one.
+%%
 %% Cost a node: active_max_size links, a shuffle of 8 names each `shuffle_interval`, passive_max_size
 %% names in memory; none of it grows with the cluster.
 -module(partisan_hyparview).
 -behaviour(partisan_overlay).
 
--export([init/4, handle/3, info/1, defaults/0]).
+-export([init/4, handle/3, info/1]).
 
 -export_type([state/0]).
 
@@ -40,7 +47,8 @@
 
 -record(link, {state :: requested | active | draining | closing,
                spec :: spec(),
-               priority = low :: priority()}).
+               priority = low :: priority(),
+               instead = none :: none | node()}).          %% the neighbour it is to replace
 
 -record(hpv, {self :: spec(),
               name :: node(),
@@ -55,41 +63,51 @@
               refused = [] :: [node()],          %% said no since the last promotion tick
               shuffled = [] :: [node()],         %% what the last shuffle offered: first to go
               reserved = [] :: [term()],
+              latency = #{} :: #{node() => non_neg_integer()},   %% us; of neighbours
+              exchange = none :: none
+                               | {candidate, spec()}             %% i: being measured
+                               | {asked, D :: node(), I :: node(), spec()}   %% c
+                               | {asked_for, C :: node(), O :: spec(), I :: node()},   %% d
               now = 0 :: partisan_overlay:now_ms(),
               out = [] :: [partisan_overlay:effect()]}).
 
 -opaque state() :: #hpv{}.
 
-%% Options with their defaults: the paper's values for 10,000 nodes, under the names of Partisan's
-%% `hyparview` configuration. Sizes count peers, not the node itself (Partisan's 6 is our 5).
--spec defaults() -> partisan_overlay:config().
-defaults() ->
-    #{active_max_size => 5,
-      active_min_size => 3,                      %% with fewer, a refused request is followed by another
-                                                 %% at once, not at the next promotion tick
-      passive_max_size => 30,
-      active_rwl => 6,                           %% hops of a forward join
-      passive_rwl => 3,                          %% where on its way it enters passive views
-      shuffle_interval => 10000,
-      shuffle_k_active => 3,
-      shuffle_k_passive => 4,
-      random_promotion => true,                  %% false: places are filled on failure only
-      random_promotion_interval => 5000,
-      request_timeout => 8000,                   %% longer than a dial takes (net_setuptime 7 s)
-      drain_timeout => 5000,
-      heal_interval => 30000,
-      heal_ttl => 3600000}.
+%% Options, under the names of Partisan's `hyparview` configuration, with the paper's defaults for
+%% 10,000 nodes. Sizes count peers, not the node itself (Partisan's 6 is our 5). Times are ms.
+options() ->
+    #{active_max_size => {integer, 1, 1000, 5},
+      %% With fewer, a refused request is followed by another at once, not at the next promotion tick.
+      active_min_size => {integer, 0, 1000, 3},
+      passive_max_size => {integer, 0, 10000, 30},
+      %% Hops of a forward join; where on its way it enters passive views.
+      active_rwl => {integer, 0, 100, 6},
+      passive_rwl => {integer, 0, 100, 3},
+      shuffle_interval => {integer, 1, infinity, 10000},
+      shuffle_k_active => {integer, 0, 100, 3},
+      shuffle_k_passive => {integer, 0, 100, 4},
+      %% false: places are filled on failure only.
+      random_promotion => {one_of, [true, false], true},
+      random_promotion_interval => {integer, 1, infinity, 5000},
+      %% Longer than a dial takes (net_setuptime, 7 s).
+      request_timeout => {integer, 2, infinity, 8000},
+      drain_timeout => {integer, 1, infinity, 5000},
+      heal_interval => {integer, 1, infinity, 30000},
+      heal_ttl => {integer, 0, infinity, 3600000},
+      xbot_enabled => {one_of, [true, false], false},
+      xbot_interval => {integer, 1, infinity, 30000},
+      xbot_unbiased => {integer, 0, 1000, 1}}.
 
 -spec init(spec(), partisan_overlay:config(), partisan_overlay:now_ms(), rand:state()) ->
           {state(), [partisan_overlay:effect()]}.
 init(#{name := Name} = Self, Config, Now, Rand) ->
-    Opt = maps:merge(defaults(), Config),
-    ok = check(Opt),
+    Opt = partisan_overlay_opts:check(options(), Config),
     S0 = #hpv{self = Self, name = Name, opt = Opt, rand = Rand, now = Now},
     %% The first round is anywhere in the interval: nodes that start together must not tick so.
     S = lists:foldl(fun({T, Key}, Acc) -> first_tick(T, Key, Acc) end, S0,
                     [{shuffle, shuffle_interval}, {promote, random_promotion_interval},
-                     {heal, heal_interval}]),
+                     {heal, heal_interval}]
+                    ++ [{xbot, xbot_interval} || maps:get(xbot_enabled, Opt)]),
     done(members(S)).
 
 -spec handle(partisan_overlay:event(), partisan_overlay:now_ms(), state()) ->
@@ -132,6 +150,8 @@ event({down, Name, Reason}, S) ->
     down(Name, Reason, S);
 event({timer, Name}, S) ->
     timer(Name, S);
+event({latency, Name, Time}, S) ->
+    measured(Name, Time, S);
 event({msg, From, Msg}, #hpv{phase = Phase} = S) ->
     case state_of(From, S) of
         closing -> S;                            %% it dies with the link, and so would an answer
@@ -145,12 +165,12 @@ event(_, S) ->
 down(Name, Reason, S0) ->
     case take_link(Name, S0) of
         {#link{state = active, spec = Spec}, S} ->
-            fill(lose(Name, Spec, members(notify({neighbour_down, Name, Reason}, S))));
+            fill(lose(Name, Spec, freed(Name, members(notify({neighbour_down, Name, Reason}, S)))));
         {#link{state = requested, priority = join}, S} ->
             fill(emit({log, notice, "no answer from ~ts to a join (~tp): asked again later",
                        [Name, Reason]}, cancel({request, Name}, S)));
-        {#link{state = requested, spec = Spec}, S} ->
-            fill(lose(Name, Spec, cancel({request, Name}, S)));
+        {#link{state = requested, spec = Spec} = L, S} ->
+            fill(keep(L, lose(Name, Spec, cancel({request, Name}, S))));
         {#link{}, S} ->                          %% draining or closing: this is its end
             fill_if_few(left_when_alone(cancel({drain, Name}, S)));
         none ->
@@ -167,11 +187,15 @@ timer(promote, S0) ->
     end;
 timer(heal, S) ->
     heal(tick(heal, heal_interval, S));
+timer(xbot, S) ->
+    look_around(tick(xbot, xbot_interval, S));
+timer(exchange, S) ->
+    no_exchange(S);
 timer({request, Name}, S0) ->
     %% The link may stand, and the other side may have us: tell it.
     case get_link(Name, S0) of
         #link{state = requested, spec = Spec} = L ->
-            S = drain(Name, L, demoted, S0),
+            S = keep(L, drain(Name, L, demoted, S0)),
             case L#link.priority of
                 join -> S;
                 _ -> fill(lose(Name, Spec, S))
@@ -207,7 +231,8 @@ msg({neighbour, Priority, Spec}, From, State, S) when State =/= draining ->
     end;
 msg({accept, Spec}, From, requested, S0) ->
     #link{priority = Priority} = L = get_link(From, S0),
-    S = cancel({request, From}, S0#hpv{joining = orddict:erase(From, S0#hpv.joining)}),
+    S1 = cancel({request, From}, S0#hpv{joining = orddict:erase(From, S0#hpv.joining)}),
+    S = replaced(L, S1),
     %% The place may be taken meanwhile. A low request is not worth another's eviction.
     Others = length(active(S)),
     case Priority =:= low andalso Others >= maps:get(active_max_size, S#hpv.opt) of
@@ -219,7 +244,7 @@ msg({accept, Spec}, From, none, S) ->
     drain(From, #link{state = active, spec = Spec}, demoted, S);
 msg({refuse, Why}, From, requested, S0) ->
     #link{spec = Spec} = L = get_link(From, S0),
-    S1 = close(From, L, cancel({request, From}, S0)),
+    S1 = keep(L, close(From, L, cancel({request, From}, S0))),
     S = case Why of
             full -> to_passive(Spec, S1#hpv{refused = [From | S1#hpv.refused],
                                             lost = orddict:erase(From, S1#hpv.lost)});
@@ -228,6 +253,14 @@ msg({refuse, Why}, From, requested, S0) ->
     fill_if_few(S);
 msg({disconnect, Why}, From, State, S) ->
     disconnected(Why, From, State, S);
+msg({optimise, Spec, Other, Latency}, From, State, S) when State =/= draining ->
+    optimise(From, Spec, Other, Latency, S);
+msg({replace, Other, I}, From, active, S) ->
+    replace(From, Other, I, S);
+msg({switch, Spec, I}, From, State, S) when State =/= draining ->
+    switch(From, Spec, I, S);
+msg(keep, From, _, #hpv{exchange = {asked, From, _, _}} = S) ->
+    no_exchange(S);
 msg(goodbye, From, draining, S) ->
     close(From, get_link(From, S), S);
 msg(leave, _, active, S) ->
@@ -273,8 +306,8 @@ disconnected(Why, From, State, S0) ->
         _ ->
             {#link{spec = Spec} = L, S2} = take_link(From, S1),
             S3 = case State of
-                     active -> members(notify({neighbour_down, From, Why}, S2));
-                     requested -> cancel({request, From}, S2)
+                     active -> freed(From, members(notify({neighbour_down, From, Why}, S2)));
+                     requested -> keep(L, cancel({request, From}, S2))
                  end,
             S4 = put_link(From, L#link{state = closing}, S3),
             S5 = after_ms({drain, From}, 2 * maps:get(drain_timeout, S4#hpv.opt), S4),
@@ -442,6 +475,138 @@ integrate(Specs, S) ->
                         end
                 end, S, Specs).
 
+%% --- X-BOT ------------------------------------------------------------------------------------------
+
+%% i: measures its neighbours, and one node that might be a better one.
+look_around(#hpv{phase = member, exchange = none, opt = #{active_max_size := Max}} = S0) ->
+    Near = active_specs(S0),
+    case pick([Spec || {N, Spec} <- S0#hpv.passive, get_link(N, S0) =:= none], S0) of
+        {{value, Candidate}, S} when length(Near) >= Max ->
+            lists:foldl(fun(Spec, Acc) -> emit({measure, Spec}, Acc) end,
+                        exchange({candidate, Candidate}, S), Near ++ [Candidate]);
+        {_, S} ->
+            S
+    end;
+look_around(S) ->
+    S.
+
+measured(Name, Time, #hpv{exchange = {candidate, #{name := Name} = Candidate}} = S0) ->
+    S = over(S0),
+    case farthest([], S) of
+        {Far, Worst} when is_integer(Time), Time < Far, Candidate =/= Worst ->
+            Ask = {optimise, S#hpv.self, Worst, Time},
+            request_instead(Candidate, maps:get(name, Worst), Ask, S);
+        _ ->
+            S
+    end;
+measured(Name, Time, #hpv{exchange = {asked_for, C, #{name := Name} = Other, I}} = S) ->
+    case S#hpv.latency of
+        #{C := Far} when is_integer(Time), Time < Far ->
+            request_instead(Other, C, {switch, S#hpv.self, I}, over(S));
+        _ ->
+            send(C, keep, over(S))
+    end;
+measured(Name, Time, #hpv{latency = Latency} = S) when is_integer(Time) ->
+    Known = maps:with(active(S), Latency#{Name => Time}),
+    S#hpv{latency = Known};
+measured(_, _, S) ->
+    S.
+
+%% c: takes i for its own farthest, if there is one farther than i; or at once, where there is room.
+optimise(I, Spec, #{name := O} = Other, Latency, S) ->
+    case {has_place(Spec, S), S#hpv.exchange, farthest([I, O], S)} of
+        {true, _, _} ->
+            S1 = activate(I, Spec, S),
+            send(I, {accept, S1#hpv.self}, S1);
+        {false, none, {Far, #{name := D}}} when Latency < Far ->
+            send(D, {replace, Other, I}, exchange({asked, D, I, Spec}, S));
+        _ ->
+            send(I, {refuse, full}, S)
+    end.
+
+%% d: is o nearer than c?
+replace(C, #{name := O} = Other, I, #hpv{exchange = none, name = Own} = S) ->
+    case get_link(O, S) of
+        none when is_map_key(C, S#hpv.latency), O =/= Own ->
+            emit({measure, Other}, exchange({asked_for, C, Other, I}, S));
+        _ ->
+            send(C, keep, S)
+    end;
+replace(C, _, _, S) ->
+    send(C, keep, S).
+
+%% o: d comes in the place of i.
+switch(D, Spec, I, S0) ->
+    case get_link(I, S0) of
+        #link{state = active, spec = ISpec} = L ->
+            S1 = to_passive(ISpec, drain(I, L, demoted, S0)),
+            S = activate(D, Spec, S1),
+            send(D, {accept, S#hpv.self}, S);
+        _ ->
+            send(D, {refuse, full}, S0)
+    end.
+
+request_instead(#{name := Name} = Spec, Instead, Ask, S0) ->
+    case get_link(Name, S0) of
+        none ->
+            L = #link{state = requested, spec = Spec, instead = Instead},
+            S = put_link(Name, L, S0#hpv{passive = orddict:erase(Name, S0#hpv.passive)}),
+            after_ms({request, Name}, maps:get(request_timeout, S#hpv.opt),
+                     send(Name, Ask, emit({connect, Spec}, S)));
+        #link{} ->
+            keep(#link{state = requested, spec = Spec, instead = Instead}, S0)
+    end.
+
+%% The new neighbour said yes: the old one makes room, if it is still there.
+replaced(#link{instead = Old}, #hpv{opt = #{active_max_size := Max}} = S) ->
+    case get_link(Old, S) of
+        #link{state = active, spec = Spec} = L ->
+            case length(active(S)) >= Max of
+                true -> to_passive(Spec, drain(Old, L, demoted, S));
+                false -> S
+            end;
+        _ ->
+            S
+    end.
+
+%% It did not: c, if the request was d's, need not wait. To anybody else this says nothing.
+keep(#link{instead = none}, S) -> S;
+keep(#link{instead = Old}, S) -> send(Old, keep, S).
+
+%% c: d gave us up for o, or was lost, so there is room for i.
+freed(D, #hpv{exchange = {asked, D, I, Spec}} = S0) ->
+    case state_of(I, S0) of
+        none ->
+            S = activate(I, Spec, over(S0)),
+            send(I, {accept, S#hpv.self}, S);
+        _ ->
+            over(S0)
+    end;
+freed(_, S) ->
+    S.
+
+no_exchange(#hpv{exchange = {asked, _, I, _}} = S) -> send(I, {refuse, full}, over(S));
+no_exchange(#hpv{exchange = {asked_for, C, _, _}} = S) -> send(C, keep, over(S));
+no_exchange(S) -> over(S).
+
+%% Shorter than what the initiator waits, so that it hears of the end.
+exchange(What, S) ->
+    after_ms(exchange, maps:get(request_timeout, S#hpv.opt) div 2, S#hpv{exchange = What}).
+
+over(S) ->
+    cancel(exchange, S#hpv{exchange = none}).
+
+%% The neighbour with the longest round trip, but for the unbiased ones; {Time, Spec} or none.
+farthest(Except, #hpv{latency = Latency, opt = #{xbot_unbiased := Stay}} = S) ->
+    Known = lists:reverse(lists:sort([{map_get(N, Latency), Spec}
+                                      || #{name := N} = Spec <- active_specs(S),
+                                         is_map_key(N, Latency), not is_reserved(Spec, S)])),
+    case [E || {_, #{name := N}} = E <- lists:nthtail(min(Stay, length(Known)), Known),
+               not lists:member(N, Except)] of
+        [Far | _] -> Far;
+        [] -> none
+    end.
+
 %% --- views ------------------------------------------------------------------------------------------
 
 %% Into the active view, with somebody put out if it is full. Its own word brought it here.
@@ -591,23 +756,3 @@ some(0, _, S) ->
 some(N, List, #hpv{rand = Rand0} = S) ->
     {Found, Rand} = partisan_sample:some(N, List, Rand0),
     {Found, S#hpv{rand = Rand}}.
-
-%% --- options ----------------------------------------------------------------------------------------
-
-check(Opt) ->
-    maps:foreach(fun(Key, Value) ->
-                         {Ok, Expected} = valid(Key, Value),
-                         Ok orelse error({bad_option, Key, Value, Expected})
-                 end, Opt).
-
-valid(random_promotion, V) ->
-    {is_boolean(V), "true or false"};
-valid(Key, V) when Key =:= active_max_size; Key =:= shuffle_interval; Key =:= heal_interval;
-                   Key =:= random_promotion_interval; Key =:= request_timeout;
-                   Key =:= drain_timeout ->
-    {is_integer(V) andalso V > 0, "a whole number above 0"};
-valid(Key, V) ->
-    case is_map_key(Key, defaults()) of
-        true -> {is_integer(V) andalso V >= 0, "a whole number"};
-        false -> {false, "no such option"}
-    end.

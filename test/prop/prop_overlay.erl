@@ -4,9 +4,9 @@
 -include("pt_proper.hrl").
 
 -export([prop_views/0, prop_join/0, prop_isolated_halves_meet_again/0,
-         prop_left_nodes_stay_away/0, prop_broadcast/0, prop_patience/0, prop_gone_neighbours/0,
-         prop_broadcast_with_exchange/0, prop_routes/0, prop_words/0, prop_links/0,
-         prop_same_seed_same_run/0]).
+         prop_left_nodes_stay_away/0, prop_xbot/0, prop_broadcast/0, prop_patience/0,
+         prop_gone_neighbours/0, prop_broadcast_with_exchange/0, prop_routes/0, prop_words/0,
+         prop_links/0, prop_same_seed_same_run/0]).
 
 -import(proper, [conjunction/1]).
 -import(proper_types, [choose/2, frequency/1, list/1]).
@@ -129,6 +129,40 @@ prop_left_nodes_stay_away() ->
                              {others, pt_sim_graph:connected(maps:remove(Leaver, Graph))},
                              {told, lists:member({Leaver, left}, pt_sim:collected(Sim))}])
             end).
+
+%% Nodes on a circle, latency the way along it. X-BOT brings neighbours together, and keeps the views
+%% sound, symmetric and connected, while nodes die as well.
+prop_xbot() ->
+    ?FORALL({Seed, N, Dead}, {seed(), choose(20, 40), list(choose(2, 20))},
+            begin
+                Index = maps:from_list([{name(I), I} || I <- lists:seq(1, N)]),
+                Distance = fun(A, B) ->
+                                   D = abs(map_get(A, Index) - map_get(B, Index)),
+                                   1000 * min(D, N - D)
+                           end,
+                Config = #{xbot_enabled => true, xbot_interval => 5000},
+                Sim0 = grown(N, sim(Seed, Config, #{distance => Distance})),
+                Sim1 = pt_sim:run(20000, Sim0),
+                {Steady, Sim2} = lists:foldl(fun(_, {Good, S0}) ->
+                                                     S = pt_sim:run(1501, S0),
+                                                     {Good andalso sound(5, S), S}
+                                             end, {true, Sim1}, lists:seq(1, 200)),
+                Before = cost(Distance, Sim1),
+                After = cost(Distance, Sim2),
+                Hurt = lists:foldl(fun(I, S) -> pt_sim:run(3000, pt_sim:kill([name(I)], S)) end,
+                                   Sim2, lists:sublist(Dead, 3)),
+                Graph = pt_sim_graph:views(quiet(Hurt)),
+                ?WHENFAIL(io:format("cost ~p, then ~p~n", [Before, After]),
+                          conjunction([{nearer, After < 0.85 * Before},
+                                       {steady, Steady},
+                                       {connected, pt_sim_graph:connected(Graph)},
+                                       {symmetric, pt_sim_graph:asymmetric(Graph) =:= []}]))
+            end).
+
+%% Mean distance of neighbours.
+cost(Distance, Sim) ->
+    All = [Distance(A, B) || {A, Near} <- maps:to_list(pt_sim_graph:views(Sim)), B <- Near],
+    lists:sum(All) / length(All).
 
 %% --- broadcast --------------------------------------------------------------------------------------
 

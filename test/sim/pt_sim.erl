@@ -38,9 +38,11 @@
 %%   collect => fun(Node, Layer, Effect, Acc) -> Acc   effects that are nobody's, Acc in `acc`
 %%   seed, delay => {Min, Max} ms a message, detect => {Min, Max} ms until a death is seen,
 %%   dial_timeout => ms until a dial across a cut fails
+%%   distance => fun(A, B) -> us, what a core measures
 new(Opts0) ->
     Opts = maps:merge(#{seed => 1, delay => {1, 10}, detect => {1, 20}, dial_timeout => 7000,
                         loss => 0.0, which => fun(_, _) -> true end, layers => [], acc => none,
+                        distance => fun(_, _) -> 1000 end,
                         shell => fun(Event, _, _) -> Event end,
                         collect => fun(_, _, _, Acc) -> Acc end}, Opts0),
     #sim{opts = Opts, collected = maps:get(acc, Opts),
@@ -206,6 +208,12 @@ happen({lost, At, Peer, Epoch}, S) ->
         {Epoch, _} -> lost(At, Peer, S);
         _ -> S
     end;
+happen({measured, From, To}, #sim{opts = #{distance := Distance}} = S) ->
+    Time = case is_alive(To, S) andalso reachable(From, To, S) of
+               true -> Distance(From, To);
+               false -> unreachable
+           end,
+    tell(From, overlay, {latency, To, Time}, S);
 happen({hung_up, Name, Peer}, S) ->
     tell(Name, overlay, {down, Peer, not_linked}, S);
 happen({linked, Name, Peer, Epoch}, S) ->
@@ -270,6 +278,8 @@ effect({disconnect, To}, From, overlay, S) ->
     hang_up(From, To, S);
 effect({members, _}, _, _, S) ->
     S;
+effect({measure, #{name := To}}, From, overlay, S) ->
+    at(3, {measured, From, To}, S);
 effect({notify, Notice}, Name, overlay, #sim{opts = #{layers := Layers}} = S0) ->
     S = collect(Name, overlay, {notify, Notice}, S0),
     case Notice of
