@@ -10,7 +10,7 @@
 %% when an own neighbour comes or goes, and after `settle` for news from elsewhere, since routes of a
 %% large cluster are not worked out for each of a thousand news.
 %%
-%% Memory grows with the cluster: a word of about 100 bytes a node, kept for `keep` beyond the time
+%% Memory grows with the cluster: a word of about 170 bytes a node, kept for `keep` beyond the time
 %% the node was last reachable.
 -module(partisan_overlay_routed).
 -behaviour(partisan_overlay).
