@@ -153,16 +153,27 @@ submit(Message, Mode, Wire, State) ->
                                                   State#state.core),
     transmit(Frame, Wire, State#state{core = Core}).
 
-%% Each message has a key of its own: on a monotonic channel the next one would replace it. What
-%% cannot be sent now is sent when the stream is opened again.
-transmit({N, _} = Frame, Wire, #state{peer = {open, In, _}} = State) ->
-    case partisan_transport:send(State#state.node, State#state.channel, In, {frame, Frame},
-                                 Wire#{key => N, fallback => true, timeout => ?FULL_MS}) of
-        ok -> State;
-        {error, _} -> try_open(closed(State))
+%% What cannot be sent now is sent when the stream is opened again; what can never be sent is
+%% skipped, or nothing would get past it.
+transmit({N, What} = Frame, Wire, #state{peer = {open, _, _}} = State) ->
+    case put_out(Frame, Wire, State) of
+        ok ->
+            State;
+        {error, Reason} when What =/= skip, Reason =/= disconnected, Reason =/= not_yet_connected,
+                             Reason =/= timeout, Reason =/= busy ->
+            ?LOG_ERROR("partisan: a message to ~ts cannot be sent and is dropped: ~0tp",
+                       [State#state.node, Reason]),
+            transmit({N, skip}, Wire, State);
+        {error, _} ->
+            try_open(closed(State))
     end;
 transmit(_Frame, _Wire, State) ->
     State.
+
+%% Each frame has a key of its own: on a monotonic channel the next one would replace it.
+put_out({N, _} = Frame, Wire, #state{node = Node, channel = Channel, peer = {open, In, _}}) ->
+    partisan_transport:send(Node, Channel, In, {frame, Frame},
+                            Wire#{key => N, fallback => true, timeout => ?FULL_MS}).
 
 closed(#state{peer = {open, _, Ref}} = State) ->
     erlang:demonitor(Ref, [flush]),
