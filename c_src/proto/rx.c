@@ -90,7 +90,7 @@ static int to_group(struct pt_rx *r, const uint8_t *p, size_t len)
 static int deliver_one(struct pt_rx *r, uint64_t number, void *bin, const uint8_t *p, size_t len)
 {
     int rc;
-    if (!bin && len <= PT_RX_GROUP / 2) {
+    if (!bin && len <= PT_RX_GROUP / 2 && !(r->alone && !r->group.count)) {
         rc = to_group(r, p, len);
     } else {
         rc = pt_rx_flush_group(r);

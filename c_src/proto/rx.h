@@ -76,6 +76,7 @@ struct pt_rx {
         size_t used;
         size_t len[PT_RX_GROUP_MAX];
     } group;
+    bool alone; /* nothing came behind the message at hand: no group to make */
     uint64_t max_message;
     const uint8_t *auth;    /* 32 bytes lane 0 must open with; NULL once seen */
     uint64_t acked;         /* the watermark told last */

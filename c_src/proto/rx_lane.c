@@ -148,6 +148,7 @@ static int on_msg(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *
         uint8_t *p = data(r, l) + l->start;
         l->start += f->length;
         l->bulk = false;
+        r->alone = l->start == l->end;
         return msg_arrived(r, l, f, f->length > PT_RX_COPY_MAX ? l->buf : NULL, p, head);
     }
     /* room for the longest header its references can become */

@@ -230,6 +230,12 @@ static void look_for_loss(struct pt_stream *s, uint64_t now)
     s->loss_seen = now;
 }
 
+/* Nothing is left for any lane; one with a rest in its batch has somebody to send it. */
+static bool all_sent(const struct pt_stream *s)
+{
+    return pt_txq_idle(&s->txq) && !pt_txq_called(&s->txq) && !s->ack_now && !s->tick;
+}
+
 int pt_stream_send(struct pt_stream *s, unsigned first)
 {
     int rc = 0;
@@ -246,8 +252,8 @@ int pt_stream_send(struct pt_stream *s, unsigned first)
             struct pt_lane *l = &s->lanes[(first + i) % s->lanes_wanted];
             if (l->state == PT_LANE_IDLE && used(s, l, now))
                 rc = send_lane(s, l);
-            if (s->mixed && pt_txq_idle(&s->txq) && !s->ack_now)
-                break; /* a lane with a rest in its batch has somebody to send it */
+            if (rc || all_sent(s))
+                return rc;
         }
         if (rc || s->sent_bytes == before || !idle_lane_has_work(s, now))
             break;
