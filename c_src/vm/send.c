@@ -16,7 +16,8 @@ enum {
     /* A longer queue of bulk goes to the loop at once. Below, sending it here costs no hand-over; on two
      * cores the loop is one thread more than they can run (docs/performance.md). */
     SCHED_BULK = 16 * 1024 * 1024,
-    ACK_PIGGYBACK = 16, /* deliveries worth an ACK frame beside data */
+    SCHED_BULK_DONE = 4 * 1024 * 1024, /* half a millisecond in which others wait for the port */
+    ACK_PIGGYBACK = 16,                /* deliveries worth an ACK frame beside data */
 };
 static const uint64_t LOSSY_LOOK_NS = 20 * 1000000ull;
 static const uint64_t LOSSY_AGAIN_NS = 2 * 1000000000ull;
@@ -161,7 +162,7 @@ static bool for_the_loop(const struct pt_stream *s, const struct pt_lane *l, siz
     if (s->mixed)
         return done >= SCHED_MIXED;
     if (l->no)
-        return s->txq.bytes + l->batch->bytes > SCHED_BULK;
+        return done >= SCHED_BULK_DONE || s->txq.bytes + l->batch->bytes > SCHED_BULK;
     return done >= SCHED_SMALL;
 }
 
