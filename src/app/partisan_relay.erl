@@ -4,6 +4,10 @@
 %% The next hop is found where the message is, so a relay that dies costs what it had in hand and
 %% what was sent before the routes changed. Order of one sender to one destination holds while the
 %% way stays the same: one process a node, then one link a neighbour, in order.
+%%
+%% A message has an identity, its origin's name, creation and a number, by which its receiver knows
+%% what it was given already: the last ?SEEN messages at least, the last two times as many at most.
+%% Relays look at no identity: the second visit of one that ran in a circle may be the one that gets on.
 -module(partisan_relay).
 
 -behaviour(gen_server).
@@ -14,6 +18,7 @@
 -include_lib("kernel/include/logger.hrl").
 
 -define(LINE_MS, 10000).
+-define(SEEN, 2048). % about 80 bytes each
 
 -spec start_link() -> {ok, pid()} | ignore | {error, term()}.
 start_link() ->
@@ -25,7 +30,8 @@ start_link() ->
 send(Node, Dest, Message, Hops) ->
     case partisan_overlay_shell:route(Node) of
         {ok, Via} ->
-            case erlang:send({?MODULE, Via}, {relay, Node, Dest, Message, Hops}, [noconnect]) of
+            case erlang:send({?MODULE, Via}, {relay, Node, Dest, Message, Hops, identity()},
+                             [noconnect]) of
                 ok -> ok;
                 noconnect -> {error, not_yet_connected}
             end;
@@ -33,8 +39,14 @@ send(Node, Dest, Message, Hops) ->
             {error, not_yet_connected}
     end.
 
-%% delivered here; passed on; dropped for want of a route, of hops, or of room towards a neighbour.
--spec counters() -> #{delivered | passed | no_route | no_hops | overrun => non_neg_integer()}.
+%% No other message of any life of any node has this one.
+identity() ->
+    {node(), erlang:system_info(creation), erlang:unique_integer([positive])}.
+
+%% delivered here; passed on; not delivered a second time; dropped for want of a route, of hops, of
+%% room towards a neighbour, or because it is none that this version knows.
+-spec counters() -> #{delivered | passed | doubled | no_route | no_hops | overrun | malformed
+                      => non_neg_integer()}.
 counters() ->
     gen_server:call(?MODULE, counters).
 
@@ -42,7 +54,7 @@ counters() ->
 
 init([]) ->
     _ = net_kernel:monitor_nodes(true, [{node_type, all}]),
-    {ok, #{links => #{}, counters => #{}, line => none}}.
+    {ok, #{links => #{}, counters => #{}, line => none, seen => {#{}, #{}}}}.
 
 handle_call(counters, _From, #{counters := Counters} = State) ->
     {reply, Counters, State}.
@@ -50,16 +62,11 @@ handle_call(counters, _From, #{counters := Counters} = State) ->
 handle_cast(_Request, State) ->
     {noreply, State}.
 
-handle_info({relay, Node, Dest, Message, _Hops}, State) when Node =:= node() ->
-    partisan_send:deliver(Dest, Message),
-    {noreply, count(delivered, State)};
-handle_info({relay, Node, _Dest, _Message, Hops}, State) when Hops =< 1 ->
-    {noreply, dropped(no_hops, Node, State)};
-handle_info({relay, Node, Dest, Message, Hops}, State) ->
-    case next(Node) of
-        {ok, Via} -> {noreply, pass(Via, {relay, Node, Dest, Message, Hops - 1}, Node, State)};
-        none -> {noreply, dropped(no_route, Node, State)}
-    end;
+handle_info({relay, Node, Dest, Message, Hops, Id}, State)
+  when is_atom(Node), is_integer(Hops), is_pid(Dest) orelse is_atom(Dest) orelse is_reference(Dest) ->
+    {noreply, relay(Node, Dest, Message, Hops, Id, State)};
+handle_info(Relay, State) when is_tuple(Relay), element(1, Relay) =:= relay ->
+    {noreply, dropped(malformed, unknown, State)};
 handle_info({nodedown, Node, _Info}, #{links := Links} = State) ->
     case maps:take(Node, Links) of
         {Link, Rest} ->
@@ -71,10 +78,37 @@ handle_info({nodedown, Node, _Info}, #{links := Links} = State) ->
 handle_info(_Message, State) ->
     {noreply, State}.
 
+relay(Node, Dest, Message, _Hops, Id, #{seen := Seen0} = State) when Node =:= node() ->
+    case note(Id, Seen0) of
+        {new, Seen} ->
+            partisan_send:deliver(Dest, Message),
+            count(delivered, State#{seen := Seen});
+        seen ->
+            count(doubled, State)
+    end;
+relay(Node, _Dest, _Message, Hops, _Id, State) when Hops =< 1 ->
+    dropped(no_hops, Node, State);
+relay(Node, Dest, Message, Hops, Id, State) ->
+    case next(Node) of
+        {ok, Via} -> pass(Via, {relay, Node, Dest, Message, Hops - 1, Id}, Node, State);
+        none -> dropped(no_route, Node, State)
+    end.
+
+%% Two generations: when the younger is full the older one goes.
+note(Id, {Young, Old}) when is_map_key(Id, Young); is_map_key(Id, Old) -> seen;
+note(Id, {Young, _Old}) when map_size(Young) >= ?SEEN -> {new, {#{Id => []}, Young}};
+note(Id, {Young, Old}) -> {new, {Young#{Id => []}, Old}}.
+
+%% A connection that is none of the overlay's links may be on its way down: any route is better.
 next(Node) ->
-    case lists:member(Node, nodes(connected)) of
-        true -> {ok, Node};
-        false -> partisan_overlay_shell:route(Node)
+    case partisan_overlay_shell:way(Node) of
+        relay ->
+            partisan_overlay_shell:route(Node);
+        direct ->
+            case lists:member(Node, nodes(connected)) of
+                true -> {ok, Node};
+                false -> partisan_overlay_shell:route(Node)
+            end
     end.
 
 %% Through a link, so that a neighbour that does not keep up makes nobody else wait.
@@ -104,6 +138,7 @@ dropped(Why, Node, #{line := Last} = State) ->
             count(Why, State)
     end.
 
+words(malformed) -> "it is none that this version knows";
 words(no_hops) -> "too many hops";
 words(no_route) -> "no way is known";
 words(overrun) -> "the next neighbour does not keep up".

@@ -8,7 +8,7 @@
 -behaviour(gen_server).
 
 -export([start_link/0, send/5, info/0, incarnation/0, incarnation/1]).
--export([out/2, leave/1]).
+-export([out/2, leave/1, carry/5, tell/2, is_direct/1]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -define(TABLE, ?MODULE).
@@ -28,7 +28,7 @@ send(Node, Dest, Msg, Mode, Opts) ->
                   {Name, _} -> Name;
                   Name -> Name
               end,
-    case may_go(Node, Mode) of
+    case may_go(Node, Channel, Mode) of
         true ->
             case known_channel(Channel, Opts) of
                 true -> submit(Node, Channel, {submit, {Dest, Msg}, Mode, wire(Opts)}, Opts, 3);
@@ -38,9 +38,32 @@ send(Node, Dest, Msg, Mode, Opts) ->
             {error, partisan_nodes:why_not(Node)}
     end.
 
-%% A node never seen may be a wrong name: nothing is kept for it.
-may_go(Node, retransmit) -> partisan_nodes:seen(Node);
-may_go(Node, ack) -> partisan_transport:connected(Node).
+%% A node that was never seen, and that the overlay has no way to, may be a wrong name: nothing is
+%% kept for it.
+may_go(Node, Channel, retransmit) ->
+    partisan_nodes:seen(Node) orelse has_way(Node) orelse ets:member(?TABLE, {out, Node, Channel});
+may_go(Node, _Channel, ack) ->
+    partisan_transport:connected(Node) orelse has_way(Node).
+
+has_way(Node) -> partisan_overlay_shell:route(Node) =/= none.
+
+%% What the two ends of a stream say to each other, over a connection or by relay.
+-spec carry(node(), partisan:channel(), pid() | atom(), term(), map()) -> partisan_send:result().
+carry(Node, Channel, Dest, Message, Wire) ->
+    partisan_send:carry(Node, Channel, Dest, Message, Wire, #{}).
+
+%% The same for what is small and makes no sender wait.
+-spec tell(pid(), term()) -> ok.
+tell(Pid, Message) ->
+    case is_direct(node(Pid)) andalso erlang:send(Pid, Message, [noconnect]) of
+        ok -> ok;
+        _ -> _ = carry(node(Pid), undefined, Pid, Message, #{}), ok
+    end.
+
+%% Whether the loss of a connection tells of the loss of messages. Relays do not tell.
+-spec is_direct(node()) -> boolean().
+is_direct(Node) ->
+    partisan_overlay_shell:way(Node) =:= direct andalso partisan_transport:connected(Node).
 
 known_channel(undefined, _Opts) -> true;
 known_channel(Channel, Opts) ->
@@ -99,7 +122,7 @@ incarnation(Node) ->
         [{_, Incarnation}] ->
             {ok, Incarnation};
         [] ->
-            case partisan_nodes:seen(Node) of
+            case may_go(Node, undefined, retransmit) of
                 true -> submit(Node, undefined, incarnation, #{timeout => 5000}, 3);
                 false -> {error, not_yet_connected}
             end

@@ -3,6 +3,11 @@
 %% closed: no connection, or none of our stream. Every `retransmit_interval` ms it is tried to open
 %% it. open: messages leave as they come; the peer acknowledges what it has delivered. A stream that
 %% has nothing to keep for a minute ends.
+%%
+%% Over relays nothing tells that something was lost on the way. So an open stream is closed when
+%% nothing of what it waits for was acknowledged for a while (`retransmit_interval`, twice as long
+%% after each time in vain, since whoever cannot keep up must not get everything once more each
+%% second), and opened again: the peer says what it expects, and all from there is sent again.
 -module(partisan_reliable_out).
 
 -behaviour(gen_server).
@@ -14,12 +19,20 @@
 
 -define(IDLE_MS, 60000).
 -define(FULL_MS, 5000). % of a channel that takes nothing, until the stream is tried anew
+%% Over relays: unacknowledged messages, so that what is in a relay's hands is bounded, and the
+%% longest that it is waited for a sign.
+-define(RELAY_WINDOW, 512).
+-define(PATIENCE_MS, 30000).
 
 -record(state, {node :: node(),
                 channel :: partisan:channel(),
                 stream :: {node(), reference()},
                 core = partisan_reliable_core:sender() :: partisan_reliable_core:sender(),
-                peer = closed :: closed | {open, pid(), reference()},
+                peer = closed :: closed | {open, pid(), reference() | relayed},
+                %% relayed: what was waited for when the guard started
+                guard = none :: none | {reference(), Oldest :: pos_integer()},
+                patience = 0 :: non_neg_integer(), % milliseconds; 0: as configured
+                moved = now_ms() :: integer(), % when an acknowledgement came last
                 %% since when, and so when to give up; milliseconds
                 closed_since = now_ms() :: integer(),
                 %% senders that the window has no room for, oldest first, by reference
@@ -86,6 +99,10 @@ handle_call({info, _}, _From, #state{core = Core} = State) ->
     {reply, #{node => State#state.node, channel => State#state.channel,
               unacknowledged => partisan_reliable_core:outstanding(Core),
               waiting => map_size(State#state.waiting),
+              relayed => case State#state.peer of
+                             {open, _, relayed} -> true;
+                             _ -> false
+                         end,
               state => case State#state.peer of
                            closed -> closed;
                            _ -> open
@@ -97,7 +114,7 @@ handle_cast(_Msg, State) -> {noreply, State}.
 
 handle_info({acknowledged, In, Expected}, #state{peer = {open, In, _}} = State) ->
     Core = partisan_reliable_core:acknowledge(Expected, State#state.core),
-    idle(admit(State#state{core = Core}));
+    idle(admit(State#state{core = Core, patience = 0, moved = now_ms()}));
 handle_info({opened, In, Expected, Incarnation}, #state{peer = closed} = State) ->
     true = ets:insert(partisan_reliable, {{incarnation, State#state.node}, Incarnation}),
     {Frames, Lost, Core} = partisan_reliable_core:reopen(Expected, State#state.core),
@@ -105,15 +122,27 @@ handle_info({opened, In, Expected, Incarnation}, #state{peer = closed} = State) 
         ?LOG_WARNING("partisan: ~b messages to ~ts were lost with the connection before they were "
                      "acknowledged; the option retransmission keeps them",
                      [Lost, State#state.node]),
-    Ref = partisan_monitor:monitor(In, []),
+    Ref = case partisan_reliable:is_direct(State#state.node) of
+              true -> partisan_monitor:monitor(In, []);
+              false -> relayed
+          end,
     Open = lists:foldl(fun(Frame, Acc) -> transmit(Frame, #{}, Acc) end,
-                       State#state{core = Core, peer = {open, In, Ref}}, Frames),
+                       guarded(State#state{core = Core, peer = {open, In, Ref}}), Frames),
     _ = [gen_server:reply(From, {ok, Incarnation}) || From <- State#state.asking],
     idle(admit(Open#state{asking = []}));
 handle_info({'DOWN', Ref, process, _, _}, #state{peer = {open, _, Ref}} = State) ->
     case partisan_reliable_core:outstanding(State#state.core) of
         0 -> finish(State);
         _ -> {noreply, try_open(closed(State))}
+    end;
+handle_info({guard, Ref}, #state{guard = {Ref, Oldest}, core = Core} = State) ->
+    case partisan_reliable_core:outstanding(Core) > 0
+        andalso partisan_reliable_core:oldest(Core) =:= Oldest of
+        true ->
+            Longer = min(?PATIENCE_MS, 2 * patience(State)),
+            {noreply, try_open(closed(State#state{guard = none, patience = Longer}))};
+        false ->
+            idle(guarded(State#state{guard = none}))
     end;
 handle_info({impatient, Ref}, #state{waiting = Waiting} = State) ->
     case maps:take(Ref, Waiting) of
@@ -144,14 +173,35 @@ handle_info(_Other, State) ->
 
 key(State) -> {out, State#state.node, State#state.channel}.
 
-has_room(#state{core = Core, waiting = Waiting}) ->
+has_room(#state{core = Core, waiting = Waiting} = State) ->
     map_size(Waiting) =:= 0 andalso
-        partisan_reliable_core:outstanding(Core) < partisan_config:get(retransmit_window).
+        partisan_reliable_core:outstanding(Core) < window(State).
+
+window(#state{peer = {open, _, relayed}}) ->
+    min(?RELAY_WINDOW, partisan_config:get(retransmit_window));
+window(_State) ->
+    partisan_config:get(retransmit_window).
 
 submit(Message, Mode, Wire, State) ->
     {Frame, Core} = partisan_reliable_core:submit(Message, Mode, State#state.peer =/= closed,
                                                   State#state.core),
-    transmit(Frame, Wire, State#state{core = Core}).
+    transmit(Frame, Wire, guarded(State#state{core = Core})).
+
+%% A relayed stream with something unacknowledged has a guard, whatever becomes of its messages.
+guarded(#state{peer = {open, _, relayed}, guard = none, core = Core} = State) ->
+    case partisan_reliable_core:outstanding(Core) of
+        0 ->
+            State;
+        _ ->
+            Ref = make_ref(),
+            _ = erlang:send_after(patience(State), self(), {guard, Ref}),
+            State#state{guard = {Ref, partisan_reliable_core:oldest(Core)}}
+    end;
+guarded(State) ->
+    State.
+
+patience(#state{patience = 0}) -> partisan_config:get(retransmit_interval);
+patience(#state{patience = Ms}) -> Ms.
 
 %% What cannot be sent now is sent when the stream is opened again; what can never be sent is
 %% skipped, or nothing would get past it.
@@ -172,9 +222,11 @@ transmit(_Frame, _Wire, State) ->
 
 %% Each frame has a key of its own: on a monotonic channel the next one would replace it.
 put_out({N, _} = Frame, Wire, #state{node = Node, channel = Channel, peer = {open, In, _}}) ->
-    partisan_transport:send(Node, Channel, In, {frame, Frame},
+    partisan_reliable:carry(Node, Channel, In, {frame, Frame},
                             Wire#{key => N, fallback => true, timeout => ?FULL_MS}).
 
+closed(#state{peer = {open, _, relayed}, moved = Moved} = State) ->
+    State#state{peer = closed, guard = none, closed_since = Moved};
 closed(#state{peer = {open, _, Ref}} = State) ->
     erlang:demonitor(Ref, [flush]),
     State#state{peer = closed, closed_since = now_ms()}.
@@ -182,7 +234,7 @@ closed(#state{peer = {open, _, Ref}} = State) ->
 %% Asks the peer to open, and comes back to it if there is no answer.
 try_open(#state{tick = undefined} = State) ->
     Oldest = partisan_reliable_core:oldest(State#state.core),
-    _ = partisan_transport:send(State#state.node, undefined, partisan_reliable,
+    _ = partisan_reliable:carry(State#state.node, undefined, partisan_reliable,
                                 {open, State#state.stream, Oldest, self()}, #{}),
     Tick = erlang:send_after(partisan_config:get(retransmit_interval), self(), tick),
     State#state{tick = Tick};
@@ -196,8 +248,7 @@ admit(#state{order = Order, waiting = Waiting} = State) ->
         {{value, Ref}, Rest} when not is_map_key(Ref, Waiting) ->
             admit(State#state{order = Rest});
         {{value, Ref}, Rest} ->
-            case partisan_reliable_core:outstanding(State#state.core) <
-                partisan_config:get(retransmit_window) of
+            case partisan_reliable_core:outstanding(State#state.core) < window(State) of
                 true ->
                     {{From, Timer, Message, Mode, Wire}, Others} = maps:take(Ref, Waiting),
                     _ = Timer =:= none orelse erlang:cancel_timer(Timer),

@@ -7,7 +7,7 @@
 %% partisan_causality.
 -module(partisan_send).
 
--export([forward/2, forward/3, forward/4, cast/3, cast/4, deliver/2, options/1]).
+-export([forward/2, forward/3, forward/4, cast/3, cast/4, carry/6, deliver/2, options/1]).
 -export([forward_message/2, forward_message/3, forward_message/4, forward_message/5]).
 -export([cast_message/2, cast_message/3, cast_message/4, cast_message/5]).
 -export([old_forward_message/2, old_forward_message/3, old_forward_message/4,
@@ -97,7 +97,7 @@ to(Node, Dest, Msg, Opts) ->
     end.
 
 how(Node, Dest, Msg, Opts) when map_size(Opts) =:= 0 ->
-    direct(Node, undefined, Dest, Msg, Opts);
+    carry(Node, undefined, Dest, Msg, Opts, Opts);
 how(Node, Dest, Msg, #{causal_label := Label} = Opts) when Label =/= undefined ->
     partisan_causality:send(Label, Node, Dest, Msg, maps:remove(causal_label, Opts));
 how(Node, Dest, Msg, Opts) ->
@@ -130,12 +130,7 @@ by_channel(Node, Dest, Msg, Opts) ->
                _ ->
                    Wire2
            end,
-    case direct(Node, Channel, Dest, Msg, Wire) of
-        {error, Reason} when Reason =:= not_yet_connected; Reason =:= disconnected ->
-            relay(Node, Dest, Msg, Opts, Reason);
-        Result ->
-            Result
-    end.
+    carry(Node, Channel, Dest, Msg, Wire, Opts).
 
 %% Partisan 1 to 4 wrote a monotonic channel as a tuple; Riak Core writes {vnode, Index}, whose
 %% second half is a partition key.
@@ -144,17 +139,27 @@ channel({Name, Key}) when is_atom(Name) -> {Name, Key};
 channel(Name) when is_atom(Name) -> {Name, undefined};
 channel(Other) -> error(badarg, [Other]).
 
-direct(Node, Channel, Dest, Msg, Wire) when map_size(Wire) =:= 0 ->
-    case partisan_transport:send(Node, Channel, Dest, Msg, Wire) of
-        {error, Reason} when Reason =:= not_yet_connected; Reason =:= disconnected ->
-            relay(Node, Dest, Msg, #{}, Reason);
-        Result ->
-            Result
-    end;
-direct(Node, Channel, Dest, Msg, Wire) ->
-    partisan_transport:send(Node, Channel, Dest, Msg, Wire).
+%% Once, to a native pid, alias or name of another node: over a connection with it, or by relay where
+%% the overlay has that way (partisan_overlay_shell:way/1), or where there is no connection. Wire are
+%% the options of the transport, Opts those of the message.
+-spec carry(node(), partisan:channel(), partisan_transport:dest(), term(), map(), map()) -> result().
+carry(Node, Channel, Dest, Msg, Wire, Opts) ->
+    case partisan_overlay_shell:way(Node) of
+        direct ->
+            case partisan_transport:send(Node, Channel, Dest, Msg, Wire) of
+                {error, Reason} when Reason =:= not_yet_connected; Reason =:= disconnected ->
+                    relay(Node, Dest, Msg, Opts, Reason);
+                Result ->
+                    Result
+            end;
+        relay ->
+            case relay(Node, Dest, Msg, Opts, none) of
+                {error, none} -> partisan_transport:send(Node, Channel, Dest, Msg, Wire);
+                Result -> Result
+            end
+    end.
 
-%% No connection: the overlay may know a way.
+%% The overlay may know a way.
 relay(Node, Dest, Msg, Opts, Reason) ->
     Manager = partisan_config:get(peer_service_manager),
     case erlang:function_exported(Manager, relay_message, 4) of

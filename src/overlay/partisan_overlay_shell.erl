@@ -14,13 +14,14 @@
 
 -export([start_link/1]).
 -export([join/1, leave/1, call/2, await/2, switch/2]).
--export([manager/0, members/0, neighbours/0, info/0, route/1]).
+-export([manager/0, members/0, neighbours/0, is_neighbour/1, info/0, route/1, way/1]).
 -export([send_to_manager/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 
 -include_lib("kernel/include/logger.hrl").
 
 -define(TABLE, ?MODULE).
+-define(ROUTED, {?MODULE, routed}). % this overlay, or one before it, had routes
 
 -type setup() :: #{core := module(), links := partisan_overlay_link:kind(),
                    config := partisan_overlay:config()}.
@@ -89,6 +90,12 @@ members() -> read(members).
 -spec neighbours() -> {ok, [node()]} | {error, notalive}.
 neighbours() -> read(neighbours).
 
+-spec is_neighbour(node()) -> boolean().
+is_neighbour(Node) ->
+    try ets:member(?TABLE, {neighbour, Node})
+    catch error:badarg -> false
+    end.
+
 read(Key) ->
     try {ok, ets:lookup_element(?TABLE, Key, 2)}
     catch error:badarg -> {error, notalive}
@@ -107,6 +114,30 @@ route(Node) ->
             end
     catch
         error:badarg -> none
+    end.
+
+%% Whether a message to Node goes over a connection with it, or from neighbour to neighbour. In an
+%% overlay with routes only neighbours' connections stay: any other may be on its way down, and what
+%% is sent over it then is lost. What the overlay has no way to is not its business, nor is a
+%% connection that a user of a client (which knows no names but its servers') made.
+-spec way(node()) -> direct | relay.
+way(Node) ->
+    case persistent_term:get(?ROUTED, false) andalso not is_neighbour(Node) of
+        false -> direct;
+        true -> way_beyond(Node)
+    end.
+
+way_beyond(Node) ->
+    try ets:member(?TABLE, {route, Node}) of
+        true ->
+            relay;
+        false ->
+            case ets:member(?TABLE, {route, default}) andalso not lists:member(Node, nodes()) of
+                true -> relay;
+                false -> direct
+            end
+    catch
+        error:badarg -> direct
     end.
 
 %% The core's own picture of its state.
@@ -337,6 +368,7 @@ effect({notify, Notice}, St) ->
 effect({routes, Add, Remove}, St) ->
     _ = [ets:delete(?TABLE, {route, Node}) || Node <- Remove],
     true = ets:insert(?TABLE, [{{route, Node}, Via} || {Node, Via} <- Add]),
+    ok = persistent_term:put(?ROUTED, true),
     St;
 effect({reply, From, Answer}, St) ->
     gen_server:reply(From, Answer),
@@ -353,7 +385,10 @@ stop_timer(Name, Timers) ->
 
 neighbours(Change, #st{neighbours = Old} = St) ->
     New = Change(Old),
-    true = ets:insert(?TABLE, {neighbours, lists:sort(maps:keys(New))}),
+    true = ets:insert(?TABLE, [{neighbours, lists:sort(maps:keys(New))}
+                               | [{{neighbour, Node}} || Node <- maps:keys(New),
+                                                         not is_map_key(Node, Old)]]),
+    _ = [ets:delete(?TABLE, {neighbour, Node}) || Node <- maps:keys(Old), not is_map_key(Node, New)],
     St#st{neighbours = New}.
 
 %% ------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@
 
 -export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
 -export([static_links/1, static_joins/1, static_returns/1, static_restart/1,
-         clients_and_servers/1, relay_between_clients/1, fail_over/1, leave_the_star/1,
+         clients_and_servers/1, relay_between_clients/1, acknowledged_by_relay/1, fail_over/1, leave_the_star/1,
          client_server_returns/1, wrong_tags/1, bad_tag/1, no_mesh_behind_it/1, refuse/1,
          two_overlays/1, environment_selects/1, switch/1]).
 
@@ -15,7 +15,7 @@ suite() ->
 
 all() ->
     [static_links, static_joins, static_returns, static_restart, clients_and_servers,
-     relay_between_clients, fail_over, leave_the_star, client_server_returns, wrong_tags, bad_tag,
+     relay_between_clients, acknowledged_by_relay, fail_over, leave_the_star, client_server_returns, wrong_tags, bad_tag,
      no_mesh_behind_it, refuse, two_overlays, environment_selects, switch].
 
 init_per_testcase(_Case, Config) -> Config.
@@ -85,9 +85,12 @@ static_restart(_Config) ->
 %% Client-server
 
 star(Servers, Clients) ->
+    star([], Servers, Clients).
+
+star(Env, Servers, Clients) ->
     Tags = [[{tag, server}] || _ <- lists:seq(1, Servers)]
         ++ [[{tag, client}] || _ <- lists:seq(1, Clients)],
-    Nodes = pt_cluster:start(Tags, [{peer_service_manager, ?STAR}, {relay_ttl, 4}]),
+    Nodes = pt_cluster:start(Tags, Env ++ [{peer_service_manager, ?STAR}, {relay_ttl, 4}]),
     lists:split(Servers, Nodes).
 
 join(Node, To) ->
@@ -140,6 +143,38 @@ relay_between_clients(_Config) ->
     ?assertEqual(ok, pt_peer:call(C1, partisan, forward_message, Nobody)),
     ?wait(1 =:= maps:get(no_route, pt_peer:call(S1, partisan_relay, counters, []), 0)),
     pt_cluster:stop(Servers ++ Clients).
+
+%% Acknowledged messages both ways between clients of one server, which is killed in the middle; they
+%% find other servers. All that was accepted arrives once and in order; a call each way goes on.
+acknowledged_by_relay(_Config) ->
+    {[S1, S2, S3], [C1, C2] = Clients} = star([{retransmit_interval, 200}], 3, 2),
+    join(S2, S1),
+    join(S3, S1),
+    ?wait(pt_cluster:is_mesh([S1, S2, S3])),
+    join(C1, S1),
+    join(C2, S1),
+    Flows = [pt_flow:start(From, To, Opts) || {From, To} <- [{C1, C2}, {C2, C1}],
+                                              Opts <- [#{retransmission => true}, #{ack => true}]],
+    [?wait(pt_flow:received(Flow) > 50) || Flow <- Flows],
+    ?assertEqual([true], lists:usort([Relayed || C <- Clients, #{relayed := Relayed}
+                                                     <- pt_peer:call(C, partisan_reliable, info, [])])),
+    pt_peer:kill(S1),
+    [begin
+         Before = pt_flow:received(Flow),
+         ?wait(pt_flow:received(Flow) > Before + 50)
+     end || Flow <- Flows],
+    [begin
+         Sent = pt_flow:stop(Flow),
+         ?wait(pt_flow:received(Flow) >= Sent),
+         ?assertEqual(lists:seq(1, Sent), pt_flow:all(Flow))
+     end || Flow <- Flows],
+    %% Nobody connected directly for that; nothing is left to be sent.
+    ?assertEqual([], [C || C <- Clients, Other <- Clients,
+                           lists:member(pt_peer:node(Other), pt_peer:call(C, erlang, nodes, [connected]))]),
+    ?wait(lists:all(fun(C) -> [] =:= [x || #{unacknowledged := N}
+                                              <- pt_peer:call(C, partisan_reliable, info, []), N > 0]
+                    end, Clients)),
+    pt_cluster:stop([S2, S3] ++ Clients).
 
 %% A client whose server dies finds another one by itself, and goes back to its own.
 fail_over(_Config) ->

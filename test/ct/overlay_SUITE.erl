@@ -4,12 +4,13 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
--export([views/1, no_mesh/1, broadcast/1, relay/1, topology/1, deaths/1, leaver/1, restart/1,
-         ring/1]).
+-export([views/1, no_mesh/1, broadcast/1, relay/1, relayed_twice/1, topology/1, acknowledged/1, deaths/1,
+         leaver/1, restart/1, ring/1]).
 
 suite() -> [{timetrap, {minutes, 5}}].
 
-all() -> [views, no_mesh, broadcast, relay, topology, deaths, leaver, restart, ring].
+all() ->
+    [views, no_mesh, broadcast, relay, relayed_twice, topology, acknowledged, deaths, leaver, restart, ring].
 
 -define(wait(Condition), ?assert(pt_peer:wait(fun() -> Condition end, 60000, 200))).
 
@@ -20,6 +21,7 @@ lean() ->
 
 env() ->
     [{peer_service_manager, partisan_hyparview_peer_service_manager},
+     {retransmit_interval, 200},
      {hyparview, #{shuffle_interval => 1000, random_promotion_interval => 500}},
      {lazy_tick_period, 200}].
 
@@ -118,6 +120,17 @@ all_heard(Id, Nodes) ->
 copies(Nodes) ->
     lists:sum([pt_peer:call(N, pt_heard, copies, []) || N <- Nodes]).
 
+%% A datagram that comes a second time is delivered once.
+relayed_twice(Config) ->
+    [A | _] = nodes_of(Config),
+    Sink = pt_peer:spawn_collector(A),
+    Twice = fun(Id) -> {relay, pt_peer:node(A), Sink, Id, 3, Id} end,
+    [pt_peer:call(A, erlang, send, [partisan_relay, Twice({'else@127.0.0.1', 1, N})])
+     || N <- [1, 2, 1, 2, 3]],
+    ?wait(length(pt_peer:collected(A, Sink)) >= 3),
+    ?assertMatch(#{doubled := 2}, pt_peer:call(A, partisan_relay, counters, [])),
+    ?assertEqual([{'else@127.0.0.1', 1, N} || N <- [1, 2, 3]], pt_peer:collected(A, Sink)).
+
 %% From each node to each: neighbours directly, others by relay.
 relay(Config) ->
     Nodes = nodes_of(Config),
@@ -200,6 +213,31 @@ topology(Config) ->
           end),
     Dot = iolist_to_binary(partisan_view:dot(Drawn())),
     [?assertNotEqual(nomatch, binary:match(Dot, atom_to_binary(Name))) || Name <- Names].
+
+%% Acknowledged messages between two nodes that are no neighbours. The relays that they go by are
+%% killed, one after the other; links are closed under them. All arrive once and in order.
+acknowledged(Config) ->
+    Nodes = nodes_of(Config),
+    routed(Nodes),
+    {A, B} = hd([{X, Y} || X <- Nodes, Y <- Nodes, X =/= Y,
+                           not lists:member(pt_peer:node(Y), pt_cluster:neighbours(X))]),
+    Flows = [pt_flow:start(From, To, #{retransmission => true}) || {From, To} <- [{A, B}, {B, A}]],
+    lists:foreach(
+      fun(Again) ->
+              [?wait(pt_flow:received(Flow) > Again) || Flow <- Flows],
+              case pt_peer:call(A, partisan_overlay_shell, route, [pt_peer:node(B)]) of
+                  {ok, Via} -> pt_peer:kill(hd([N || N <- Nodes, pt_peer:node(N) =:= Via]));
+                  none -> ok                     %% neighbours meanwhile
+              end,
+              pt_peer:call(A, erlang, disconnect_node, [pt_peer:node(B)])
+      end, [50, 200]),
+    [begin
+         Before = pt_flow:received(Flow),
+         ?wait(pt_flow:received(Flow) > Before + 50),
+         Sent = pt_flow:stop(Flow),
+         ?wait(pt_flow:received(Flow) >= Sent),
+         ?assertEqual(lists:seq(1, Sent), pt_flow:all(Flow))
+     end || Flow <- Flows].
 
 %% A quarter of the nodes dies at once: views, trees and routes heal.
 deaths(Config) ->
