@@ -44,7 +44,8 @@ defaults() ->
 %% Words are small and a stale route loses messages: repair is faster than for users' broadcasts.
 tree_defaults() ->
     #{trees => shared, lazy_tick_period => 100, graft_timeout => 200, graft_retry => 100,
-      exchange_tick_period => 5000}.
+      %% Maps are compared with each new neighbour: that finds what names would.
+      exchange_tick_period => 5000, introduce => off}.
 
 -spec init(partisan_overlay:spec(), partisan_overlay:config(), partisan_overlay:now_ms(),
            rand:state()) -> {state(), [partisan_overlay:effect()]}.

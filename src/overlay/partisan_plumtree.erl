@@ -8,13 +8,18 @@
 %% that broadcasts, or one for all (option trees): one for each is the shorter way from each root,
 %% one for all needs less memory and settles sooner where many nodes broadcast little.
 %%
+%% Beyond the paper: a new neighbour is told the names of the last messages (`introduce`, at most so
+%% many, and none older than `introduce_age`). A name goes out once, to those who are neighbours then;
+%% a node that has just lost all of its own would never hear it, whoever becomes its neighbour later.
+%%
 %% Messages are kept by handlers (partisan_plumtree_broadcast_handler), not here: questions/1 says what
 %% a handler is to be asked about an incoming message, and its answers come in with the event. So
 %% the core stays pure, and whether something is new is the handler's to say.
 %%
 %% Memory: for each neighbour and tree one entry at most, `max_trees` trees (the one longest unused
 %% goes; its links are eager again, which costs one message with copies); names of missing
-%% messages up to `max_missing`; the last 2 x `recent` names seen. A neighbour that is gone leaves
+%% messages up to `max_missing`; the last 2 x `recent` names seen, with optimisation, and 2 x
+%% `introduce`. A neighbour that is gone leaves
 %% nothing behind. What all of this forgets, exchanges of the handlers find.
 %%
 %% Events, beside msg and timer:
@@ -41,6 +46,8 @@
                   | {is_stale, module(), Id :: term()}                   %% true: known already
                   | {graft, module(), Id :: term()}.                     %% {ok, Payload} | _
 
+-type last() :: {partisan_overlay:now_ms(), {root(), key(), Round :: pos_integer()}}.
+
 -record(tree, {lazy = [] :: [node()],
                used :: partisan_overlay:now_ms()}).
 
@@ -54,6 +61,8 @@
               queue = [] :: [{node(), {non_neg_integer(), [term()]}}],
               %% Where messages came from and over how many links; two generations.
               recent = {#{}, #{}} :: {#{key() => {pos_integer(), node()}}, map()},
+              %% To tell new neighbours: the last names, newest first; two generations as well.
+              last = {0, [], []} :: {non_neg_integer(), [last()], [last()]},
               now = 0 :: partisan_overlay:now_ms(),
               out = [] :: [partisan_overlay:effect() | {exchange, node()}]}).
 
@@ -70,7 +79,9 @@ defaults() ->
       optimisation => off,                       %% off, or how many links a way must be shorter by
       max_trees => 1024,
       max_missing => 10000,
-      recent => 1000}.
+      recent => 1000,
+      introduce => 100,                          %% off, or how many names a new neighbour is told
+      introduce_age => 60000}.
 
 -spec init(partisan_overlay:spec(), partisan_overlay:config(), partisan_overlay:now_ms(),
            rand:state()) -> {state(), [partisan_overlay:effect()]}.
@@ -108,7 +119,10 @@ info(#plt{name = Name, neighbours = Neighbours, trees = Trees, missing = Missing
 %% --- events -----------------------------------------------------------------------------------------
 
 event({neighbour_up, #{name := Node}}, #plt{neighbours = Neighbours} = S) ->
-    S#plt{neighbours = ordsets:add_element(Node, Neighbours)};
+    case ordsets:is_element(Node, Neighbours) of
+        true -> S;
+        false -> introduce(Node, S#plt{neighbours = ordsets:add_element(Node, Neighbours)})
+    end;
 event({neighbour_down, Node, _}, S) ->
     gone(Node, S);
 event({broadcast, Mod, Id, Payload}, #plt{name = Name, opt = Opt} = S) ->
@@ -156,7 +170,7 @@ msg(_, _, _, _, S) ->
 %% --- push -------------------------------------------------------------------------------------------
 
 push(Root, Key, Round, Payload, From, #plt{neighbours = Neighbours} = S0) ->
-    S1 = touch(Root, S0),
+    S1 = told({Root, Key, Round}, touch(Root, S0)),
     Lazy = lazy(Root, S1),
     S2 = lists:foldl(fun(N, Acc) -> send(N, {payload, Root, Key, Round, Payload}, Acc) end,
                      S1, (Neighbours -- Lazy) -- [From]),
@@ -182,6 +196,23 @@ flush(#plt{queue = Queue} = S) ->
     lists:foldl(fun({_, {0, []}}, Acc) -> Acc;
                    ({N, {_, Names}}, Acc) -> send(N, {i_have, lists:reverse(Names)}, Acc)
                 end, S#plt{queue = []}, Queue).
+
+told(_, #plt{opt = #{introduce := off}} = S) ->
+    S;
+told(Name, #plt{last = {Count, New, _}, now = Now, opt = #{introduce := Max}} = S) when Count >= Max ->
+    S#plt{last = {1, [{Now, Name}], New}};
+told(Name, #plt{last = {Count, New, Old}, now = Now} = S) ->
+    S#plt{last = {Count + 1, [{Now, Name} | New], Old}}.
+
+%% It goes at once: whoever is new may have waited for a while.
+introduce(_, #plt{opt = #{introduce := off}} = S) ->
+    S;
+introduce(Node, #plt{last = {_, New, Old}, now = Now,
+                     opt = #{introduce := Max, introduce_age := Age}} = S) ->
+    case [Name || {Time, Name} <- lists:sublist(New ++ Old, Max), Now - Time =< Age] of
+        [] -> S;
+        Names -> send(Node, {i_have, lists:reverse(Names)}, S)
+    end.
 
 %% --- repair -----------------------------------------------------------------------------------------
 
@@ -319,7 +350,7 @@ check(Opt) ->
 
 valid(trees, V) ->
     {V =:= root orelse V =:= shared, "root or shared"};
-valid(optimisation, V) ->
+valid(Key, V) when Key =:= optimisation; Key =:= introduce ->
     {V =:= off orelse (is_integer(V) andalso V > 0), "off or a whole number above 0"};
 valid(Key, V) ->
     case is_map_key(Key, defaults()) of

@@ -5,7 +5,7 @@
 
 -export([prop_views/0, prop_join/0, prop_isolated_halves_meet_again/0,
          prop_left_nodes_stay_away/0, prop_xbot/0, prop_broadcast/0, prop_patience/0,
-         prop_gone_neighbours/0, prop_broadcast_with_exchange/0, prop_routes/0, prop_words/0,
+         prop_gone_neighbours/0, prop_latecomers/0, prop_broadcast_with_exchange/0, prop_routes/0, prop_words/0,
          prop_links/0, prop_same_seed_same_run/0]).
 
 -import(proper, [conjunction/1]).
@@ -263,6 +263,22 @@ prop_gone_neighbours() ->
 
 feed(Events, S) ->
     lists:foldl(fun(E, Acc0) -> {Acc, _} = partisan_plumtree:handle(E, 0, Acc0), Acc end, S, Events).
+
+%% A message goes out at the moment when most nodes die. Whoever of the rest is connected with the
+%% others in the end gets it, without the handlers' exchange: new neighbours tell of it.
+prop_latecomers() ->
+    ?FORALL({Seed, N, Share}, {seed(), choose(10, 40), choose(40, 75)},
+            begin
+                Store = pt_sim_tree:new(),
+                Sim0 = grown(N, sim(Seed, #{}, pt_sim_tree:options(Store, #{}))),
+                Sim1 = settle(Store, before, name(1), Sim0),
+                {Dead, Sim2} = pt_sim:sample(N * Share div 100, tl(names(1, N)), Sim1),
+                Sim3 = pt_sim_tree:broadcast(name(1), {Store, 1}, pt_sim:kill(Dead, Sim2)),
+                Sim = pt_sim:run(50000, Sim3),
+                All = reliability(Store, 1, Sim) == 1.0,
+                true = ets:delete(Store),
+                All orelse not pt_sim_graph:connected(pt_sim_graph:views(Sim))
+            end).
 
 %% With everything that can go wrong, the handlers' exchange has the last word.
 prop_broadcast_with_exchange() ->

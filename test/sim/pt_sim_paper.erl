@@ -135,7 +135,10 @@ tree_failures(Percent, Store, Sim0) ->
                maps:get(hops, lists:last(After))]),
     [M || {false, M} <- [{Reliability >= 0.999 orelse Percent > 50,
                           io_lib:format("tree with ~b % dead: reliability ~.4f",
-                                        [Percent, Reliability])}]].
+                                        [Percent, Reliability])},
+                         {maps:get(ms, First) =/= never orelse Percent > 70,
+                          io_lib:format("tree with ~b % dead: the first message did not reach "
+                                        "everybody", [Percent])}]].
 
 ms(#{ms := never}) -> "never";
 ms(#{ms := Ms}) -> integer_to_list(Ms).
