@@ -168,7 +168,8 @@ complete(Conf, Ram, TickTime) ->
     persistent_term:put(?CONF, Done),
     Done.
 
-%% Large on purpose: at the cap the VM suspends every sender to the peer, small ones too.
+%% Large on purpose: at the cap the VM suspends every sender to the peer, small ones too. But one peer
+%% may not have more than a quarter of what a small container has.
 -spec default_max_queue(pos_integer()) -> pos_integer().
 default_max_queue(Ram) ->
-    min(512 * ?MB, max(64 * ?MB, Ram div 32)).
+    max(?MB, min(512 * ?MB, max(min(64 * ?MB, Ram div 4), Ram div 32))).

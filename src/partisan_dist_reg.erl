@@ -200,10 +200,11 @@ maybe_all([First | Rest]) ->
                 end, First(), Rest).
 
 start_loop(Loaded) ->
-    Ram = maps:get(ram, partisan_nif:info(), 2 bsl 30),
+    Ram = partisan_dist_mem:available(maps:get(ram, partisan_nif:info(), 2 bsl 30)),
     Conf = partisan_dist_conf:complete(Loaded, Ram, net_ticktime()),
-    case partisan_nif:start(maps:with([backend, notsent_lowat, user_timeout, flush_timeout,
-                                       max_queue_node, congestion], Conf)) of
+    Options = maps:with([backend, notsent_lowat, user_timeout, flush_timeout, max_queue_node,
+                         congestion], Conf),
+    case partisan_nif:start(Options#{ram => Ram}) of
         {ok, Reason} ->
             ?LOG_INFO("partisan: ~ts", [Reason]),
             {ok, Conf};

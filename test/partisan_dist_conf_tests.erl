@@ -74,6 +74,8 @@ max_queue_node_test() ->
 
 max_queue_test() ->
     MB = 1024 * 1024,
+    ?assertEqual(1 * MB, partisan_dist_conf:default_max_queue(2 * MB)),
+    ?assertEqual(32 * MB, partisan_dist_conf:default_max_queue(128 * MB)),
     ?assertEqual(64 * MB, partisan_dist_conf:default_max_queue(512 * MB)),
     ?assertEqual(256 * MB, partisan_dist_conf:default_max_queue(8192 * MB)),
     ?assertEqual(512 * MB, partisan_dist_conf:default_max_queue(1024 * 1024 * MB)).

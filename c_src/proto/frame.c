@@ -12,6 +12,14 @@ static uint8_t *put_uint(uint8_t *p, uint64_t v)
     return p;
 }
 
+static size_t uint_size(uint64_t v)
+{
+    size_t n = 1;
+    while (v >>= 7)
+        n++;
+    return n;
+}
+
 static uint64_t zigzag(uint64_t difference)
 {
     return (difference << 1) ^ (uint64_t)((int64_t)difference >> 63);
@@ -67,7 +75,7 @@ static void get_order(struct reader *r, struct pt_frame *f, const struct pt_fram
 size_t pt_frame_encode(uint8_t *out, const struct pt_frame *f, struct pt_frame_ctx *ctx)
 {
     uint8_t *p = out;
-    *p++ = (uint8_t)(f->type | f->flags);
+    *p++ = (uint8_t)(f->type | f->flags | (f->type == PT_FRAME_END ? PT_FRAME_SKIP : 0));
     switch (f->type) {
     case PT_FRAME_MSG:
         p = put_order(p, f, ctx);
@@ -88,6 +96,11 @@ size_t pt_frame_encode(uint8_t *out, const struct pt_frame *f, struct pt_frame_c
         memcpy(p, f->auth, PT_FRAME_AUTH_LEN);
         p += PT_FRAME_AUTH_LEN;
         break;
+    case PT_FRAME_END:
+        p = put_uint(p, uint_size(f->after) + uint_size(f->room) + f->length);
+        p = put_uint(p, f->after);
+        p = put_uint(p, f->room);
+        break;
     default: break;
     }
     return (size_t)(p - out);
@@ -102,6 +115,18 @@ static void check_chunk(struct reader *r, const struct pt_frame *f)
         r->err = PT_E_BAD_TRANSFER;
     else if (f->type == PT_FRAME_LAST && f->offset + f->length != f->room)
         r->err = PT_E_BAD_TRANSFER;
+}
+
+/* What END says, and how much of its length is left to skip. */
+static uint64_t get_end(struct reader *r, struct pt_frame *f, uint64_t length)
+{
+    const uint8_t *from = r->p;
+    f->after = get_uint(r);
+    f->room = get_uint(r);
+    uint64_t used = (uint64_t)(r->p - from);
+    if (!r->err && used > length)
+        r->err = PT_E_BAD_FRAME;
+    return r->err ? 0 : length - used;
 }
 
 int pt_frame_decode(const uint8_t *p, size_t avail, struct pt_frame *f, struct pt_frame_ctx *ctx)
@@ -153,6 +178,8 @@ int pt_frame_decode(const uint8_t *p, size_t avail, struct pt_frame *f, struct p
         length = get_uint(&r);
         if (!r.err && length > PT_FRAME_CHUNK_MAX)
             r.err = PT_E_BAD_FRAME;
+        if (f->type == PT_FRAME_END)
+            length = get_end(&r, f, length);
         break;
     }
     if (r.err)

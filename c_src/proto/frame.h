@@ -15,6 +15,7 @@
  *   DROP  transfer                                                the transfer will not be finished
  *   ACK   watermark                                               everything up to it is delivered
  *   AUTH  32 bytes                                                first frame of lane 0
+ *   END   watermark, streams                                      nothing more will be sent; SKIP
  *
  * Integers are LEB128, at most ten bytes. `number` is the zigzag difference to the number that
  * follows the last one on the same lane; `after` is the distance back to the predecessor, 0 for
@@ -34,6 +35,7 @@ enum pt_frame_type {
     PT_FRAME_DROP = 4,
     PT_FRAME_ACK = 5,
     PT_FRAME_AUTH = 6,
+    PT_FRAME_END = 7, /* only with SKIP, so that who does not know it goes on without */
 };
 
 enum {
@@ -55,9 +57,9 @@ struct pt_frame {
     uint8_t type;
     uint8_t flags;   /* PT_FRAME_FENCE | PT_FRAME_BARE */
     uint64_t number; /* MSG, LAST; from 1 */
-    uint64_t after;  /* MSG, LAST: predecessor's number, 0 = none; ACK: watermark */
+    uint64_t after;  /* MSG, LAST: predecessor's number, 0 = none; ACK, END: watermark */
     uint64_t transfer;
-    uint64_t room;
+    uint64_t room; /* END: streams */
     uint64_t offset;
     size_t length;       /* payload bytes that follow the header */
     const uint8_t *auth; /* AUTH: 32 bytes inside the input */

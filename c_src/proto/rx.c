@@ -41,6 +41,11 @@ void pt_rx_free(struct pt_rx *r)
         r->ops->bin_unref(r->group.bin);
 }
 
+bool pt_rx_complete(const struct pt_rx *r)
+{
+    return r->end.seen && r->order.watermark >= r->end.last;
+}
+
 void pt_rx_trim(struct pt_rx *r)
 {
     pt_order_trim(&r->order);

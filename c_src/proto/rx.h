@@ -78,7 +78,11 @@ struct pt_rx {
     } group;
     bool alone; /* nothing came behind the message at hand: no group to make */
     uint64_t max_message;
-    const uint8_t *auth;    /* 32 bytes lane 0 must open with; NULL once seen */
+    const uint8_t *auth; /* 32 bytes lane 0 must open with; NULL once seen */
+    struct {
+        bool seen;
+        uint64_t last, streams;
+    } end;                  /* what END said */
     uint64_t acked;         /* the watermark told last */
     size_t since_bytes;     /* delivered since */
     size_t uncovered_bytes; /* at most so much of what came before the last ACK lay beyond it */
@@ -99,6 +103,9 @@ int pt_rx_space(struct pt_rx *r, struct pt_rx_lane *l, struct iovec iov[2]);
 /* n bytes were read there. 0; PT_E_*; -ENOMEM; or what deliver returned if < 0. Any error ends the
  * session. `first`: this is lane 0, which opens with AUTH. */
 int pt_rx_got(struct pt_rx *r, struct pt_rx_lane *l, size_t n, bool first);
+
+/* END has come, and everything that was sent before it. */
+bool pt_rx_complete(const struct pt_rx *r);
 
 /* Gives back memory that a peak needed; for now and then. */
 void pt_rx_trim(struct pt_rx *r);

@@ -170,6 +170,16 @@ static int on_auth(struct pt_rx *r, const struct pt_frame *f)
     return differs ? PT_E_BAD_AUTH : 0;
 }
 
+static int on_end(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f)
+{
+    if (r->end.seen)
+        return PT_E_BAD_FRAME;
+    r->end.seen = true;
+    r->end.last = f->after;
+    r->end.streams = f->room;
+    return start_body(r, l, PT_BODY_SKIP, f, 0); /* what a later version adds */
+}
+
 static int on_frame(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f, size_t head)
 {
     struct pt_transfer *t;
@@ -188,6 +198,7 @@ static int on_frame(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame
     case PT_FRAME_DROP: return pt_rx_drop(r, f->transfer);
     case PT_FRAME_ACK: return r->ops->acked(r->host, f->after);
     case PT_FRAME_AUTH: return on_auth(r, f);
+    case PT_FRAME_END: return on_end(r, l, f);
     default: return start_body(r, l, PT_BODY_SKIP, f, 0);
     }
 }

@@ -74,11 +74,21 @@ static void half_close(struct pt_peer *p)
         if (more)
             return;
     }
+    uint64_t streams = 0;
     for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
         pthread_mutex_lock(&s->lock);
         s->closing =
             true; /* not even an ACK: it would fail, and we would not wait for what is under way */
+        if (s != &p->s && s->txq.next_number > 1) {
+            pt_stream_say_end(s, 0);
+            streams++;
+        }
         pthread_mutex_unlock(&s->lock);
+    }
+    pthread_mutex_lock(&p->s.lock);
+    pt_stream_say_end(&p->s, streams);
+    pthread_mutex_unlock(&p->s.lock);
+    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
         for (unsigned i = 0; i < PT_LANES_MAX; i++)
             if (s->lanes[i].fd >= 0)
                 shutdown(s->lanes[i].fd, SHUT_WR);
@@ -198,13 +208,17 @@ static void on_lane(struct pt_peer *p, struct pt_lane *l)
         snprintf(lane, sizeof lane, "lane %u", l->no);
     else if (rc)
         pt_chan_lane_name(l, lane, sizeof lane);
+    bool complete = p->s.rx.end.seen && pt_peer_complete(p);
     if (p->flushing) {
         if (rc) {
             l->ended = true;
-            p->ending = true; /* whatever ended it, nobody listens there any more */
             pt_rx_select(p, l, false);
         }
-        send_now(p); /* an acknowledgement may have released the last message */
+        if (rc || complete)
+            p->ending = true; /* whatever ended it, nobody listens there any more */
+        send_now(p);          /* an acknowledgement may have released the last message */
+    } else if (complete && (!rc || rc == -ENODATA || rc == -ECONNRESET)) {
+        pt_peer_fail(p, 0, "closed by the peer");
     } else if (rc && !p->ending && pt_chan_may_end(l)) {
         l->ended = true;
         pt_rx_select(p, l, false);

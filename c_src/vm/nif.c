@@ -70,7 +70,7 @@ static ERL_NIF_TERM start(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
     struct pt_node_opts o = {.backend = PT_BACKEND_AUTO};
     char congestion[32] = "";
     ERL_NIF_TERM v;
-    ErlNifUInt64 max_queue;
+    ErlNifUInt64 n;
     (void)argc;
     if (!enif_is_map(env, argv[0]) || !get_backend(env, argv[0], &o.backend) ||
         !get_uint(env, argv[0], "notsent_lowat", &o.notsent_lowat) ||
@@ -78,9 +78,14 @@ static ERL_NIF_TERM start(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
         !get_uint(env, argv[0], "flush_timeout", &o.flush_timeout_ms))
         return enif_make_badarg(env);
     if (enif_get_map_value(env, argv[0], atom(env, "max_queue_node"), &v)) {
-        if (!enif_get_uint64(env, v, &max_queue))
+        if (!enif_get_uint64(env, v, &n))
             return enif_make_badarg(env);
-        o.max_queue = max_queue;
+        o.max_queue = n;
+    }
+    if (enif_get_map_value(env, argv[0], atom(env, "ram"), &v)) {
+        if (!enif_get_uint64(env, v, &n))
+            return enif_make_badarg(env);
+        o.ram = n;
     }
     if (enif_get_map_value(env, argv[0], atom(env, "congestion"), &v) &&
         enif_get_string(env, v, congestion, sizeof congestion, ERL_NIF_LATIN1) <= 0)

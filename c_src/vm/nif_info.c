@@ -135,6 +135,7 @@ static ERL_NIF_TERM channel_map(ErlNifEnv *env, struct pt_chan *c)
         put_n(&m, "queue_messages", c->s.txq.messages + c->s.waiting_messages);
         put_n(&m, "flows", pt_txq_flows(&c->s.txq));
         put_n(&m, "unacked", pt_txq_unacked(&c->s.txq));
+        put_n(&m, "unacked_bytes", pt_txq_memory(&c->s.txq));
         put_n(&m, "messages_out", c->s.txq.stats.numbered);
         put_n(&m, "chunks_out", c->s.txq.stats.chunks);
     }

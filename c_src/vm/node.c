@@ -130,6 +130,8 @@ int pt_node_start(const struct pt_node_opts *o)
         }
         if (o->max_queue)
             n->max_queue = o->max_queue;
+        if (o->ram)
+            n->ram = o->ram;
         if (o->flush_timeout_ms)
             n->flush_timeout_ms = o->flush_timeout_ms;
         struct pt_loop *loop;

@@ -17,7 +17,7 @@ struct pt_node {
     struct pt_sock_opts sock;
     char congestion[32];
     unsigned flush_timeout_ms; /* no byte leaves for so long: a closing port gives up */
-    uint64_t ram;
+    uint64_t ram; /* bytes; at first the machine's */
     uint64_t max_queue; /* bytes over all streams */
     bool break_order;   /* PARTISAN_TEST_BREAK_ORDER: mutation for the order tests */
     /* lock */
@@ -38,6 +38,7 @@ struct pt_node_opts {
     enum pt_backend_wish backend;
     unsigned notsent_lowat, user_timeout_ms, flush_timeout_ms;
     uint64_t max_queue;     /* 0: no limit */
+    uint64_t ram;           /* 0: the machine's */
     const char *congestion; /* "" = the system's */
 };
 

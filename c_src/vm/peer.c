@@ -130,6 +130,14 @@ void pt_peer_fail(struct pt_peer *p, int err, const char *what)
     driver_failure_atom(p->port, (char *)(uintptr_t) "connection_closed");
 }
 
+bool pt_peer_complete(struct pt_peer *p)
+{
+    uint64_t streams = 0;
+    for (struct pt_stream *s = pt_peer_stream(p, &p->s); s; s = pt_peer_stream(p, s))
+        streams += pt_rx_complete(&s->rx);
+    return pt_rx_complete(&p->s.rx) && streams == p->s.rx.end.streams;
+}
+
 void pt_peer_end_check(struct pt_peer *p)
 {
     bool more = false;

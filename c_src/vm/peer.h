@@ -67,6 +67,8 @@ void pt_peer_fail(struct pt_peer *p, int err, const char *what);
  * all of them, and they end one after the other. l: the lane that ended, or NULL if one failed in
  * sending. The port may be gone on return. */
 void pt_peer_end(struct pt_peer *p, struct pt_lane *l, int err, const char *what);
+/* Has the peer said that it ends the connection, and has all come that it sent before? */
+bool pt_peer_complete(struct pt_peer *p);
 void pt_peer_end_check(struct pt_peer *p); /* timer: is the time up? The port may be gone */
 /* Tells the lanes' process that a lane of the distribution was forgotten: {partisan_lane_gone, Port,
  * Lane}. */

@@ -264,6 +264,25 @@ int pt_stream_send(struct pt_stream *s, unsigned first)
     return rc;
 }
 
+/* A lane with an empty batch: whoever owns it finds `closing` set and sends no more. Not on one that
+ * was paused by a test, nor before AUTH. */
+void pt_stream_say_end(struct pt_stream *s, uint64_t streams)
+{
+    uint8_t out[PT_FRAME_HEAD_MAX];
+    struct pt_frame f = {.type = PT_FRAME_END, .after = s->txq.next_number - 1, .room = streams};
+
+    for (unsigned i = 0; s->auth_sent && i < s->lanes_wanted; i++) {
+        struct pt_lane *l = &s->lanes[i];
+        if (!l->batch || l->batch->bytes || l->state == PT_LANE_DEAD || l->tx_paused)
+            continue;
+        size_t n = pt_frame_encode(out, &f, &l->batch->ctx);
+        /* Cut short it is followed by FIN, and that is an end, too. */
+        ssize_t took = send(l->fd, out, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (took > 0)
+            return;
+    }
+}
+
 /* ---- the loop thread ---- */
 
 size_t pt_send_loop_fill(struct pt_tx *tx)

@@ -141,6 +141,11 @@ bool pt_stream_is_low(const struct pt_stream *s);
  * sendmsg(). 0, or the error with which a lane failed. */
 int pt_stream_send(struct pt_stream *s, unsigned first);
 
+/* Tells the peer that nothing follows, if a socket takes it at once: it then need not wait for the end
+ * of each lane. `streams`: see docs/wire-protocol.md, END. After `closing` was set and when nothing is
+ * pending. */
+void pt_stream_say_end(struct pt_stream *s, uint64_t streams);
+
 /* cap.c: the node's limit over all streams; stream lock but for the last */
 void pt_cap_account(struct pt_stream *s); /* txq.bytes changed */
 void pt_cap_forget(struct pt_stream *s);  /* before txq is freed */

@@ -123,7 +123,8 @@ static void verb_stat(struct pt_peer *p, struct answer *a)
     ok(a, r, sizeof r);
     /* The owner asks once a tick, a quarter of net_ticktime: the time to look at what nothing else
      * looks at in quiet. Whether the node's limit still makes this port busy depends on others. */
-    pt_stream_trim(&p->s);
+    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));)
+        pt_stream_trim(s);
     pt_tx_unbusy(p);
 }
 

@@ -145,6 +145,13 @@ START_TEST(other_round_trips)
         auth[i] = (uint8_t)(i * 37);
     f = (struct pt_frame){.type = PT_FRAME_AUTH, .auth = auth};
     ck_assert_uint_eq(round_trip(&f, 1), 1 + PT_FRAME_AUTH_LEN);
+    for (unsigned i = 0; i < EDGES; i++)
+        for (unsigned j = 0; j < EDGES; j++) {
+            f = (struct pt_frame){.type = PT_FRAME_END, .after = edges[i], .room = edges[j]};
+            round_trip(&f, edges[i]);
+            f.length = 7; /* a later version says more */
+            round_trip(&f, edges[j]);
+        }
 }
 END_TEST
 
@@ -280,6 +287,8 @@ START_TEST(types)
             ck_assert_int_eq(rc, PT_E_BAD_FRAME);
         else if (type > PT_FRAME_AUTH && !skip)
             ck_assert_int_eq(rc, PT_E_BAD_TYPE);
+        else if (type == PT_FRAME_END)
+            ck_assert_int_eq(rc, PT_E_MORE); /* that length covers what it says itself */
         else if (type > PT_FRAME_AUTH) {
             ck_assert_int_eq(rc, 3);
             ck_assert_uint_eq(f.length, 300);
@@ -290,6 +299,19 @@ START_TEST(types)
     struct pt_frame f;
     put(&b, PT_FRAME_CHUNK_MAX + 1);
     ck_assert_int_eq(decode_bytes(&b, &f), PT_E_BAD_FRAME);
+}
+END_TEST
+
+START_TEST(end_in_its_length)
+{
+    struct bytes b = {.at = {PT_FRAME_SKIP | PT_FRAME_END, 2, 0xac, 0x02, 0}, .n = 5};
+    struct pt_frame f;
+
+    ck_assert_int_eq(decode_bytes(&b, &f), PT_E_BAD_FRAME); /* three bytes in a length of two */
+    b.at[1] = 3;
+    ck_assert_int_eq(decode_bytes(&b, &f), 5);
+    ck_assert_uint_eq(f.after, 300);
+    ck_assert_uint_eq(f.length, 0);
 }
 END_TEST
 
@@ -358,8 +380,8 @@ END_TEST
 
 int main(void)
 {
-    const TTest *tests[] = {msg_round_trip, chunk_round_trip, other_round_trips,
-                            integers,       bad_chunks,       bad_messages,
-                            types,          header_sizes,     random_bytes};
+    const TTest *tests[] = {
+        msg_round_trip, chunk_round_trip,  other_round_trips, integers,    bad_chunks, bad_messages,
+        types,          end_in_its_length, header_sizes,      random_bytes};
     return SUP_MAIN("frame", tests);
 }

@@ -645,6 +645,31 @@ START_TEST(acknowledgements_are_due)
 }
 END_TEST
 
+START_TEST(complete_at_the_end)
+{
+    struct host h;
+    struct pt_frame end = {.type = PT_FRAME_END, .after = 3, .room = 1};
+
+    start(&h);
+    put_msg(0, 1, 0, 10, 0);
+    ck_assert_int_eq(read_lane(&h, 0, SIZE_MAX), 0);
+    ck_assert(!pt_rx_complete(&h.rx));
+    put_frame(0, &end);
+    ck_assert_int_eq(read_lane(&h, 0, 1), 0);
+    ck_assert_uint_eq(h.rx.end.streams, 1);
+    ck_assert(!pt_rx_complete(&h.rx)); /* two messages are still on their way, */
+    put_msg(1, 3, 2, 10, 0);
+    ck_assert_int_eq(read_lane(&h, 1, SIZE_MAX), 0);
+    ck_assert(!pt_rx_complete(&h.rx)); /* the later one, which has to wait, came first */
+    put_msg(2, 2, 0, 10, 0);
+    ck_assert_int_eq(read_lane(&h, 2, SIZE_MAX), 0);
+    ck_assert(pt_rx_complete(&h.rx));
+    put_frame(0, &end);
+    ck_assert_int_eq(read_lane(&h, 0, SIZE_MAX), PT_E_BAD_FRAME);
+    host_free(&h);
+}
+END_TEST
+
 START_TEST(garbage_is_named)
 {
     static const struct {
@@ -754,6 +779,7 @@ int main(void)
                             room_of_transfers_is_bounded,
                             authentication,
                             acknowledgements_are_due,
+                            complete_at_the_end,
                             garbage_is_named,
                             the_host_refuses,
                             every_allocation_may_fail};

@@ -124,6 +124,7 @@ static const struct {
       .length = 4}},
     {"frame.drop", "", {.type = PT_FRAME_DROP, .transfer = 8}},
     {"frame.ack", "", {.type = PT_FRAME_ACK, .after = 300}},
+    {"frame.end", "", {.type = PT_FRAME_END, .after = 300, .room = 2}},
 };
 enum { FRAMES = sizeof frames / sizeof frames[0] };
 

@@ -8,7 +8,7 @@
          edited_hello_is_noticed/1, half_stripped_hello_is_noticed/1, stripped_hello_is_plain/1,
          attach_without_the_key/1, recorded_attach_is_worthless/1, attached_lane_is_not_to_be_had/1,
          simultaneous_connects/1, dynamic_name/1, no_listener/1, bulk_without_lane_1/1,
-         raised_limit_frees_senders/1, limit_of_the_node/1, memory_of_a_peak/1]).
+         raised_limit_frees_senders/1, limit_of_the_node/1, memory_of_a_peak/1, memory_of_a_channels_peak/1]).
 
 suite() ->
     [{timetrap, {seconds, 120}}].
@@ -18,7 +18,7 @@ all() ->
      edited_hello_is_noticed, half_stripped_hello_is_noticed, stripped_hello_is_plain,
      attach_without_the_key, recorded_attach_is_worthless, attached_lane_is_not_to_be_had,
      simultaneous_connects, dynamic_name, no_listener, bulk_without_lane_1,
-     raised_limit_frees_senders, limit_of_the_node, memory_of_a_peak].
+     raised_limit_frees_senders, limit_of_the_node, memory_of_a_peak, memory_of_a_channels_peak].
 
 %% ------------------------------------------------------------------------------------------------
 
@@ -124,6 +124,27 @@ memory_of_a_peak(_Config) ->
     ?assert(PoolAfter =< 40 * 640),
     ?assert(RingAfter < Ring div 2),
     ?assertEqual(pong, pt_peer:call(A, net_adm, ping, [NB])),
+    stop([A, B]).
+
+%% The same on a channel.
+memory_of_a_channels_peak(_Config) ->
+    {A, B} = pt_chan:pair(#{}),
+    NB = pt_peer:node(B),
+    Sink = pt_chan:sink(B),
+    pt_chan:lanes(A, B, small, pause_send),
+    pt_peer:eval(A, fun() -> [ok = partisan_channel:send(NB, small, Sink, I)
+                              || I <- lists:seq(1, 6000)], ok end),
+    pt_chan:lanes(A, B, small, resume_send),
+    ?assert(pt_peer:wait(fun() -> length(pt_chan:seen(B, Sink)) =:= 6000 end)),
+    Memory = fun() -> maps:get(unacked_bytes, pt_chan:info(A, B, small)) end,
+    ?assert(pt_chan:wait_info(A, B, small, fun(#{unacked := N}) -> N < 300 end)),
+    Ring = Memory(),
+    ?assert(Ring >= 6000 * 16),
+    Stat = fun() -> pt_peer:eval(A, fun() -> partisan_drv:stat(pt_peer:dist_port(NB)) end) end,
+    [{ok, _, _, _} = Stat() || _ <- lists:seq(1, 20)],
+    ?assert(Memory() < Ring div 2),
+    ok = pt_peer:call(A, partisan_channel, send, [NB, small, Sink, last]),
+    ?assert(pt_peer:wait(fun() -> length(pt_chan:seen(B, Sink)) =:= 6001 end)),
     stop([A, B]).
 
 driver_port() -> driver_port(1 bsl 20).
