@@ -17,9 +17,9 @@ struct pt_node {
     struct pt_sock_opts sock;
     char congestion[32];
     unsigned flush_timeout_ms; /* no byte leaves for so long: a closing port gives up */
-    uint64_t ram; /* bytes; at first the machine's */
-    uint64_t max_queue; /* bytes over all streams */
-    bool break_order;   /* PARTISAN_TEST_BREAK_ORDER: mutation for the order tests */
+    uint64_t ram;              /* bytes; at first the machine's */
+    uint64_t max_queue;        /* bytes over all streams */
+    bool break_order;          /* PARTISAN_TEST_BREAK_ORDER: mutation for the order tests */
     /* lock */
     pthread_mutex_t lock;
     struct pt_list peers; /* struct pt_peer.node_link */
