@@ -231,10 +231,12 @@ static void look_for_loss(struct pt_stream *s, uint64_t now)
     s->loss_seen = now;
 }
 
-/* Nothing is left for any lane; one with a rest in its batch has somebody to send it. */
+/* Nothing is left for any lane. One with a rest in its batch has somebody to send it, unless the test
+ * hook ever stopped a lane half-way. */
 static bool all_sent(const struct pt_stream *s)
 {
-    return pt_txq_idle(&s->txq) && !pt_txq_called(&s->txq) && !s->ack_now && !s->tick;
+    return pt_txq_idle(&s->txq) && !pt_txq_called(&s->txq) && !s->ack_now && !s->tick &&
+           !s->disturbed;
 }
 
 int pt_stream_send(struct pt_stream *s, unsigned first)

@@ -85,6 +85,7 @@ struct pt_stream {
     size_t max_queue, low_queue;
     size_t waiting_bytes, waiting_messages; /* queued, but not in txq yet (see feed) */
     size_t told_lumps;                      /* cap.c */
+    bool disturbed;                         /* by the test hook: a lane may have a rest to send */
     int error;                              /* first sending error */
     uint64_t lossy_until; /* ns: the bulk lane lost packets lately, bulk may use more lanes */
     uint64_t lossy_looked;

@@ -143,6 +143,7 @@ static void verb_test(struct pt_peer *p, const uint8_t *b, size_t len, struct an
     case RESUME_SEND:
         pthread_mutex_lock(&s->lock);
         l->tx_paused = b[0] == PAUSE_SEND;
+        s->disturbed = true;
         pthread_mutex_unlock(&s->lock);
         atomic_store(&s->due, true);
         if (b[0] == RESUME_SEND)
