@@ -36,7 +36,7 @@ LCORE := -lcrypto -lz -pthread
 # an hour later. Only the two entry points are visible.
 LSHARED := -shared -Wl,-z,now -Wl,-z,relro -Wl,--version-script=c_src/partisan_drv.map
 
-CORE := $(sort $(wildcard c_src/base/*.c c_src/proto/*.c c_src/io/*.c))
+CORE := $(sort $(wildcard c_src/base/*.c c_src/proto/*.c c_src/io/*.c) c_src/amqp/codec.c)
 GLUE := $(sort $(wildcard c_src/vm/*.c))
 
 # Short lines; V=1 shows the commands.
@@ -69,15 +69,38 @@ $(eval $(call variant,release,$(CC),$(CFLAGS) $(CURING),$(LURING)))
 
 # --- the product -------------------------------------------------------------------------------------
 .PHONY: all erl so clean help headers FORCE
-all: so erl ## priv/partisan_drv.so and ebin/
+all: so erl ## priv/ (the shared object, and the AMQP program if its library is there) and ebin/
 
-so: priv/partisan_drv.so
+so: priv/partisan_drv.so amqp
 
 # A rename, never a write in place: a running node has the old file mapped.
 priv/partisan_drv.so: build/release/partisan_drv.so
 	@mkdir -p priv
 	@cp $< $@.$$$$ && mv $@.$$$$ $@
 	$(if $(HAVE_URING)$(NO_URING),,@echo "note: liburing >= $(URING_MIN) not found: only the poll backend is built in (Debian package: liburing-dev)")
+
+# The program that talks to an AMQP broker. Without its library everything else is built.
+AMQP_SRC := $(sort $(wildcard c_src/amqp/*.c))
+ifndef HAVE_RABBITMQ
+HAVE_RABBITMQ := $(shell pkg-config --exists 'librabbitmq >= 0.11' 2>/dev/null && echo yes || echo no)
+endif
+LAMQP = $(shell pkg-config --libs librabbitmq)
+
+.PHONY: amqp
+ifeq ($(HAVE_RABBITMQ),yes)
+amqp: priv/partisan_amqp
+else
+amqp:
+	@echo "note: librabbitmq >= 0.11 not found: built without partisan_amqp_peer_service_manager's program (Debian package: librabbitmq-dev)"
+endif
+
+build/release/partisan_amqp: $(AMQP_SRC:c_src/%.c=build/release/%.o)
+	$(call say,LD)$(CC) $(CFLAGS) -Wl,-z,now -Wl,-z,relro -o $@.$$$$ $^ $(LAMQP) && mv $@.$$$$ $@
+-include $(AMQP_SRC:c_src/%.c=build/release/%.d)
+
+priv/partisan_amqp: build/release/partisan_amqp
+	@mkdir -p priv
+	@cp $< $@.$$$$ && mv $@.$$$$ $@
 
 # Which header is missing, and the Debian package that has it, before the compiler says it worse.
 headers:
@@ -111,7 +134,7 @@ ebin/partisan.app: src/partisan.app.src tools/app-file build/erl/modules
 -include $(wildcard build/erl/*.d)
 
 clean: ## remove everything that was built
-	rm -rf build ebin priv/partisan_drv.so
+	rm -rf build ebin priv/partisan_drv.so priv/partisan_amqp
 
 help: ## this list
 	@tools/help $(MAKEFILE_LIST)

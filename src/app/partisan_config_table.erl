@@ -78,6 +78,7 @@ table() ->
      {peer_discovery, options, #{enabled => false}},
      {tag, {word, [undefined, client, server]}, undefined},
      {static, options, #{}},
+     {amqp, options, #{}},
      %% what a plain send to a node that the overlay has no link with does
      {direct_connect, {word, [allow, refuse]}, allow},
      %% ms; how long what was said before a node left may be on its way

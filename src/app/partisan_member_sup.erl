@@ -19,6 +19,7 @@ init([]) ->
                 child(partisan_peer_watch, [partisan_peer_watch]),
                 child(partisan_relay, [partisan_relay]),
                 child(Manager, [partisan_overlay_shell]),
+                (child(partisan_amqp_sup, [partisan_amqp_sup]))#{type => supervisor},
                 child(partisan_peer_discovery_agent, [partisan_peer_discovery_agent])],
     {ok, {#{strategy => rest_for_one, intensity => 5, period => 10}, Children}}.
 
