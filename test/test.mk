@@ -5,7 +5,7 @@ CHECK_STAGES := all lint check-rebar3 unit fuzz-replay prop sim-short mutants $(
 	        check-nouring ct-uring ct-poll check-asan-vm $(if $(wildcard test/oracle/run),oracle) check-net bench-short
 
 .PHONY: check unit fuzz-replay fuzz prop eunit ct-uring ct-poll oracle check-rebar3 check-nouring \
-	check-asan-vm check-delivery check-otp check-rabbitmq soak bench bench-full bench-short demo cover
+	check-asan-vm check-delivery check-otp check-amqp check-rabbitmq soak bench bench-full bench-short demo cover
 
 check: ## all tests
 	@tools/deps hint check
@@ -166,6 +166,10 @@ other = @if [ -x $(1) ]; then $(1); else echo "$@: $(1) is not in this tree"; ex
 
 check-otp: all ## OTP's own distribution suites, beside inet_tcp
 	$(call other,test/otp/run)
+check-amqp: all ## nodes that talk through an AMQP broker only, a real RabbitMQ
+	@tools/deps need amqp
+	@$(MAKE) -s amqp
+	$(call other,test/amqp/run)
 check-rabbitmq: all ## three RabbitMQ nodes on the carrier
 	$(call other,test/rabbitmq/run)
 bench: all ## the tables that matter, some 10 minutes; bench/run --help

@@ -6,9 +6,9 @@ $(eval $(call variant,lint-gcc,gcc,$(LINT_GCC) $(CURING),$(LURING)))
 $(eval $(call variant,lint-clang,clang,$(LINT_CLANG) $(CURING),$(LURING)))
 
 C_FILES := $(sort $(wildcard c_src/*/*.[ch] test/c/*.[ch] test/fuzz/*.[ch] test/prop/*.[ch] tools/*.c bench/*/*.[ch] test/net/*.[ch]))
-SCRIPTS := $(shell grep -lE '^\#!.*[ /](ba)?sh$$' .ci/* tools/* test/run/* test/*/run test/*/*.sh bench/* demo/* 2>/dev/null)
+SCRIPTS := $(shell grep -lE '^\#!.*[ /](ba)?sh$$' .ci/* tools/* test/run/* test/*/run test/rabbitmq/package test/*/*.sh bench/* demo/* 2>/dev/null)
 
-LINTS := lint-gcc lint-clang lint-exports lint-layers lint-size lint-format lint-tidy lint-cppcheck lint-net lint-floor \
+LINTS := lint-gcc lint-clang lint-amqp lint-exports lint-layers lint-size lint-format lint-tidy lint-cppcheck lint-net lint-floor \
 	 lint-shell lint-erl lint-xref lint-dialyzer
 .PHONY: lint format $(LINTS)
 
@@ -20,6 +20,16 @@ format: ## apply .clang-format
 
 lint-gcc: build/lint-gcc/partisan_drv.so
 lint-clang: build/lint-clang/partisan_drv.so
+
+# Without librabbitmq's headers there is nothing to compile it with.
+LINT_AMQP := $(if $(filter yes,$(HAVE_RABBITMQ)),c_src/amqp/conn.c c_src/amqp/main.c)
+lint-amqp:
+ifneq ($(LINT_AMQP),)
+	gcc $(CBASE) -O2 -Werror -fsyntax-only $(LINT_AMQP)
+	clang $(CBASE) -O2 -Werror -fsyntax-only $(LINT_AMQP)
+	printf '%s\n' $(LINT_AMQP) | xargs -P $(JOBS) -I{} clang-tidy --quiet {} -- $(CBASE) \
+		2> >(grep -v 'warnings\? generated\|Suppressed\|Use -header-filter' >&2)
+endif
 
 lint-exports: build/lint-gcc/partisan_drv.so
 	@tools/check-exports $<

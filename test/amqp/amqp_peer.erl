@@ -7,7 +7,7 @@
 %% The sink is there before anything can arrive for it.
 start(Options) ->
     sink(),
-    ok = application:load(partisan),
+    _ = application:load(partisan), % the carrier may have
     application:set_env(partisan, peer_service_manager, partisan_amqp_peer_service_manager),
     application:set_env(partisan, amqp, Options),
     {ok, _} = application:ensure_all_started(partisan),
@@ -25,7 +25,7 @@ sink(Got) ->
             Sum = erlang:crc32(Bytes),
             sink(maps:update_with(Sender, fun(Ns) -> [N | Ns] end, [N], Got));
         {pid, From} ->
-            From ! {pong, self()},
+            ok = partisan:forward_message(From, {pong, self()}),
             sink(Got);
         {get, From, Sender} ->
             From ! {got, maps:get(Sender, Got, [])},
@@ -66,7 +66,7 @@ send(Name, Node, Opts, Large, N, Ok, Busy) ->
         {get, From, busy} -> From ! {got, Busy}, send(Name, Node, Opts, Large, N, Ok, Busy);
         {stop, From} -> From ! {got, lists:reverse(Ok)}
     after 0 ->
-        Bytes = rand:bytes(size(Large)),
+        Bytes = rand:bytes(some_size(Large)),
         case partisan:forward_message(Node, amqp_sink, {n, Name, N, erlang:crc32(Bytes), Bytes}, Opts) of
             ok -> send(Name, Node, Opts, Large, N + 1, [N | Ok], Busy);
             {error, busy} -> send(Name, Node, Opts, Large, N, Ok, Busy + 1);
@@ -74,7 +74,7 @@ send(Name, Node, Opts, Large, N, Ok, Busy) ->
         end
     end.
 
-size(Large) ->
+some_size(Large) ->
     case rand:uniform(100) of
         1 -> Large;
         N when N < 20 -> 8000;
