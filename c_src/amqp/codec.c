@@ -1,5 +1,7 @@
 #include "amqp/codec.h"
 
+#include <string.h>
+
 /* A reader that says at its end whether everything was there. */
 struct in {
     const uint8_t *p;

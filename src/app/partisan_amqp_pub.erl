@@ -65,7 +65,7 @@ send(Node, Dest, Msg, Opts) ->
 
 call(Request) ->
     try gen_server:call(?MODULE, Request, infinity)
-    catch exit:{noproc, _} -> {error, not_yet_connected}
+    catch exit:{_, _} -> {error, not_yet_connected} % the application is stopped, or has just been
     end.
 
 %% Says what the overlay has to say now, and not with the next heartbeat.

@@ -60,14 +60,14 @@ published(#w{tag = Tag} = W) ->
 %% The broker has taken, or refused, the one with that tag or (`true`) all up to it. What leaves the
 %% window by that, oldest first, and whether it had come back as unroutable.
 -spec confirm(tag(), boolean(), t()) -> {[{id(), term(), Returned :: boolean()}], t()}.
-confirm(Tag, _, #w{tag = Next} = W) when Tag >= Next ->
+confirm(Tag, _, #w{tag = Next, first_tag = First} = W) when Tag >= Next; Tag < First ->
     {[], W};
 confirm(Tag, false, W) ->
     {Gone, W1} = take([Tag], [], W),
     {Gone, settle(W1)};
 confirm(Tag, true, #w{first_tag = First} = W) ->
     {Gone, W1} = take(lists:seq(First, Tag), [], W),
-    {Gone, settle(W1#w{first_tag = max(First, Tag + 1)})}.
+    {Gone, settle(W1#w{first_tag = Tag + 1})}.
 
 take([], Gone, W) ->
     {lists:reverse(Gone), W};
