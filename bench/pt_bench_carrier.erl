@@ -13,7 +13,7 @@
     args := [string()],
     %% the beams of a rival
     paths := [file:filename()],
-    %% connections of a rival that can have several
+    %% connections of a rival, or lanes of a channel, where there can be several
     lanes => pos_integer(),
     %% how the floor's program moves bytes; of several, the better one counts
     floor => [blocking | uring, ...],
@@ -48,6 +48,17 @@ parse(Word, Defaults) ->
             Error
     end.
 
+carrier("partisan", [How | Words], _) when How =:= "channel"; How =:= "forward" ->
+    case lanes_and_backend(Words, #{}) of
+        {ok, Own} ->
+            Args = lists:append([["-partisan", "backend", B] || #{backend := B} <- [Own]]),
+            {ok, #{
+                proto => "partisan", via => {list_to_atom(How), small}, args => Args,
+                lanes => maps:get(lanes, Own, 1)
+            }};
+        error ->
+            error
+    end;
 carrier(Proto, Words, Defaults) when Proto =:= "partisan"; Proto =:= "partisan6" ->
     case lanes_and_backend(Words, #{}) of
         {ok, Own} ->
@@ -155,6 +166,9 @@ words() ->
     "  inet_tls[-1.2]      TLS 1.3 (or 1.2), with a certificate made for the run\n"
     "  partisan[-uring|-poll][-N]\n"
     "                      this carrier; back end and lanes, where given\n"
+    "  partisan-channel[-N], partisan-forward[-N]\n"
+    "                      a named channel of it with N lanes, by partisan_channel:send and by the\n"
+    "                      application's partisan:forward_message; streams have one of their own\n"
     "  lasp[-N]            lasp-lang/partisan 5 with parallelism N; BENCH_LASP_PARTISAN\n"
     "  gen_rpc             ordered casts; BENCH_GEN_RPC\n"
     "  riak_core           sent as vnode requests are; BENCH_RIAK_CORE\n"

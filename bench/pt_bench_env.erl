@@ -49,8 +49,11 @@ hosts(#{hosts := {A, B}, wraps := {WrapA, WrapB}}) ->
 nodes_arguments(#{proto := floor, floor := How}) ->
     ["C program, ", lists:join(" and ", [atom_to_list(H) || H <- How])];
 nodes_arguments(#{proto := Proto, via := Via, args := Args}) ->
-    Sends = [["sends by ", atom_to_list(Via)] || Via =/= dist],
+    Sends = [["sends by ", via_words(Via)] || Via =/= dist],
     lists:join(" ", ["-proto_dist", Proto | Args] ++ Sends).
+
+via_words({How, _Channel}) -> atom_to_list(How);
+via_words(Via) -> atom_to_list(Via).
 
 %% What must be equal for the cells of two runs to stand in one table: options, cases, carriers and
 %% what was built.

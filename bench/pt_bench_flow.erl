@@ -14,7 +14,7 @@ worker(#{part := #{kind := Kind} = Part} = Job) ->
     Partner = partner_of(?MODULE, Job),
     {_Start, Until} = pt_bench_work:ready(Job),
     Set = set(Part),
-    Via = pt_bench_via:current(),
+    Via = pt_bench_via:of_part(Part),
     Outcome =
         case Kind of
             echo -> echo(Via, Partner, Job, Set, Until);
@@ -188,7 +188,7 @@ partner(Worker, #{part := Part, flow := Flow, full := Full}) ->
     Worker ! {hello, self()},
     Set = set(Part),
     What = {maps:get(kind, Part), maps:get(window, Part, infinity)},
-    Via = pt_bench_via:current(),
+    Via = pt_bench_via:of_part(Part),
     receive
         Message ->
             First = os:perf_counter(nanosecond),

@@ -119,7 +119,7 @@ connect(#{carrier := #{proto := Proto} = Carrier, peers := [P1, _], nodes := [_,
         true ->
             case {Carrier, controller(P1, N2)} of
                 {_, "tcp_inet"} when Proto =:= "inet_tcp"; Proto =:= "inet6_tcp" -> rival(Pair);
-                {_, "partisan" ++ _} when Proto =:= "partisan"; Proto =:= "partisan6" -> ok;
+                {_, "partisan" ++ _} when Proto =:= "partisan"; Proto =:= "partisan6" -> rival(Pair);
                 {#{tls := Version}, process} -> tls_version(P1, N2, Version);
                 {_, Other} -> {error, text("asked for ~s, but ~0p carries", [Proto, Other])}
             end;
@@ -154,7 +154,7 @@ rival(#{carrier := #{via := Via} = Carrier, peers := Peers, nodes := Nodes}) ->
         ],
         ok
     catch
-        Class:Why -> {error, text("~s did not start: ~0p:~0P", [Via, Class, Why, 30])}
+        Class:Why -> {error, text("~0p did not start: ~0p:~0P", [Via, Class, Why, 30])}
     end.
 
 %% What the carrier says about itself: a line for people, everything for the record.

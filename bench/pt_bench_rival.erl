@@ -1,5 +1,7 @@
-%% Starts a rival that brings its own connections, on a measured node, through its public interface.
-%% The two nodes stay connected by inet_tcp as well, which starts the workers and carries their
+%% Starts what carries messages beside the distribution's own stream, on a measured node, through its
+%% public interface: this carrier's named channels, or a rival that brings its own connections.
+%%
+%% With a rival the two nodes stay connected by inet_tcp as well, which starts the workers and carries their
 %% reports; every message that counts goes through the rival (pt_bench_via).
 -module(pt_bench_rival).
 -export([start/3, join/3, check/3]).
@@ -32,6 +34,13 @@ start(gen_rpc, _Lanes, Nodes) ->
     ]),
     started(gen_rpc),
     pt_bench_via:set(gen_rpc);
+start({channel, _} = Via, Lanes, _Nodes) ->
+    ok = apply(partisan_channel, configure, [channels(Lanes)]),
+    pt_bench_via:set(Via);
+start({forward, _} = Via, Lanes, _Nodes) ->
+    configure(partisan, [{channels, channels(Lanes)}]),
+    started(partisan),
+    pt_bench_via:set(Via);
 start(riak_core, _Lanes, _Nodes) ->
     {module, riak_core_send_msg} = code:ensure_loaded(riak_core_send_msg),
     pt_bench_via:set(riak_core).
@@ -46,22 +55,25 @@ join(lasp, Lanes, [Join | _] = Nodes) when node() =:= Join ->
 join(_Via, _Lanes, _Nodes) ->
     ok.
 
-%% A message has to get to the other node by the rival, and nothing else may have carried it.
+%% A message has to get to the other node by the rival or the channel, and nothing else may have
+%% carried it.
 -spec check(pt_bench_via:via(), pos_integer(), [node()]) -> ok.
 check(Via, Lanes, Nodes) ->
     [Other] = Nodes -- [node()],
     Via =/= lasp orelse until(fun() -> lasp_connections(Other) >= Lanes end),
     Self = self(),
     Ref = make_ref(),
-    Before = dist_packets(Other),
+    Before = bytes(Via, Other),
     Size = 1 bsl 20,
     Back = spawn(Other, fun() -> receive {Ref, _} -> Self ! Ref end end),
     pt_bench_via:send(Via, Back, {Ref, binary:copy(<<0>>, Size)}),
     receive
         Ref ->
-            Sent = dist_packets(Other) - Before,
+            Sent = bytes(Via, Other) - Before,
             case Via of
                 riak_core -> ok;
+                {_, _} when Sent >= Size -> ok;
+                {_, _} -> error({the_channel_did_not_carry_it, Via});
                 _ when Sent < Size div 2 -> ok;
                 _ -> error({the_distribution_carried_it, Via})
             end
@@ -69,8 +81,13 @@ check(Via, Lanes, Nodes) ->
         error({nothing_arrives, Via})
     end.
 
-%% Bytes that the distribution's own connection has sent.
-dist_packets(Node) ->
+%% Bytes that the channel, or else the distribution's own connection, has sent.
+bytes({_, Channel}, Node) ->
+    case apply(partisan_channel, info, [Node]) of
+        #{Channel := #{bytes_out := N}} -> N;
+        #{} -> 0
+    end;
+bytes(_Via, Node) ->
     {_, Port} = lists:keyfind(Node, 1, erlang:system_info(dist_ctrl)),
     {ok, [{send_oct, N}]} = inet:getstat(Port, [send_oct]),
     N.
@@ -92,8 +109,15 @@ until(Done, Deadline) ->
             error(not_connected_in_time)
     end.
 
+channels(Lanes) ->
+    #{small => #{parallelism => Lanes}, bulk => #{parallelism => Lanes}}.
+
 configure(Application, Values) ->
-    ok = application:load(Application),
+    %% The carrier loads its own application.
+    case application:load(Application) of
+        ok -> ok;
+        {error, {already_loaded, _}} -> ok
+    end,
     [ok = application:set_env(Application, Key, Value) || {Key, Value} <- Values],
     ok.
 

@@ -254,7 +254,11 @@ carriers() ->
     ["-partisan", "backend", "poll"] = Args("partisan", #{backend => "poll"}),
     ["-partisan", "backend", "uring", "-partisan", "lanes", "4"] =
         Args("partisan-4-uring", #{backend => "poll", lanes => 2}),
-    Bad = ["inet_tcp-poll", "partisan-x", "partisan-0"],
+    {ok, #{via := {channel, small}, lanes := 1, proto := "partisan"}} =
+        pt_bench_carrier:parse("partisan-channel", #{}),
+    {ok, #{via := {forward, small}, lanes := 4, args := ["-partisan", "backend", "poll"]}} =
+        pt_bench_carrier:parse("partisan-forward-poll-4", #{}),
+    Bad = ["partisan-channel-x", "inet_tcp-poll", "partisan-x", "partisan-0"],
     [{error, _} = pt_bench_carrier:parse(Word, #{}) || Word <- Bad],
     ok.
 

@@ -5,7 +5,7 @@
 %% The rivals' code is not part of this repository: the modules are called by name and must be in
 %% the node's code path, see pt_bench_rival.
 -module(pt_bench_via).
--export([set/1, current/0, send/3]).
+-export([set/1, current/0, of_part/1, send/3]).
 -export_type([via/0]).
 
 -type via() ::
@@ -14,6 +14,9 @@
     | lasp
     %% gen_rpc: a connection (or one a key) to a server that runs the call
     | gen_rpc
+    %% named channels of this carrier: by partisan_channel, or by the application's forward_message;
+    %% the channel that current/0 gives is `small'
+    | {channel | forward, small | bulk}
     %% riak_core: the distribution, sent the way vnode requests are
     | riak_core
     %% the self-tests' faults
@@ -25,6 +28,14 @@ set(Via) -> persistent_term:put(?MODULE, Via).
 
 -spec current() -> via().
 current() -> persistent_term:get(?MODULE, dist).
+
+%% What a part's workers use: a part may name the class of its traffic, for carriers that have such.
+-spec of_part(map()) -> via().
+of_part(Part) ->
+    case {current(), Part} of
+        {{How, _}, #{channel := Channel}} when How =:= channel; How =:= forward -> {How, Channel};
+        {Via, _} -> Via
+    end.
 
 -spec send(via(), pid(), term()) -> ok.
 send(dist, Pid, Message) ->
@@ -39,6 +50,10 @@ send(gen_rpc, Pid, Message) ->
     %% process for each, and they overtake each other.
     true = apply(gen_rpc, ordered_cast, [{node(Pid), 0}, erlang, send, [Pid, Message]]),
     ok;
+send({channel, Channel}, Pid, Message) ->
+    ok = apply(partisan_channel, send, [node(Pid), Channel, Pid, Message]);
+send({forward, Channel}, Pid, Message) ->
+    ok = apply(partisan, forward_message, [node(Pid), Pid, Message, #{channel => Channel}]);
 send(riak_core, Pid, Message) ->
     _ = apply(riak_core_send_msg, bang_unreliable, [Pid, Message]),
     ok;

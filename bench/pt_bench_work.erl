@@ -33,6 +33,8 @@
     total => pos_integer(),
     %% flow: pool (distinct binaries made before) or fresh (memory of its own for each message)
     payload => pool | fresh,
+    %% the class of traffic, for carriers that have channels; default small
+    channel => small | bulk,
     %% start this much later and stop this much earlier than the other parts
     inset_ms => non_neg_integer(),
     %% other nodes that take part, in turn; default 1, the second node
@@ -150,7 +152,7 @@ applies(Parts) ->
     case pt_bench_via:current() of
         dist -> ok;
         Via when Own =/= [] -> throw({not_applicable, lists:flatten(io_lib:format(
-            "n/a: ~s sends by calls of its own", [Via]))});
+            "n/a: ~0p sends by calls of its own", [Via]))});
         _ -> ok
     end.
 
