@@ -120,6 +120,10 @@ on(What, Which, Fun, Opts) ->
 join(Node) ->
     each(Node, fun(Spec) -> join_one(Spec, Node) end).
 
+%% Up to Partisan 4 a join with the own spec did nothing and said ok, and Riak Core relies on that.
+%% Only specs of that time have `parallelism`.
+join_one(#{name := Name}, #{parallelism := _}) when Name =:= node() ->
+    ok;
 join_one(#{name := Name}, _) when Name =:= node() ->
     {error, self_join};
 join_one(Spec, Given) ->
@@ -137,6 +141,7 @@ join_one(Spec, Given) ->
 sync_join(Node) ->
     each(Node, fun(#{name := Name} = Spec) ->
                        case join_one(Spec, Node) of
+                           ok when Name =:= node() -> ok;
                            ok -> connected(Name);
                            {error, _} = Error -> Error
                        end

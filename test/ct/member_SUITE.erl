@@ -76,6 +76,10 @@ bad_joins(_Config) ->
     {ok, [Spec]} = service(A, members_for_orchestration, []),
     [?assertEqual({error, self_join}, service(A, Function, [Itself]))
      || Function <- [join, sync_join], Itself <- [Node, atom_to_list(Node), Spec]],
+    %% as Partisan 1 to 4 wrote it, and answered
+    [?assertEqual(ok, service(A, Function, [Spec#{channels => [undefined], parallelism => 1}]))
+     || Function <- [join, sync_join]],
+    ?assertEqual({ok, [Node]}, service(A, members, [])),
     ?assertEqual({error, not_yet_connected}, service(A, join, ['nobody@127.0.0.1'])),
     ?assertEqual({error, not_yet_connected}, service(A, sync_join, ["nobody@127.0.0.1"])),
     ?assertEqual({error, econnrefused},
