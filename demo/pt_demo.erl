@@ -63,6 +63,7 @@ start(Letter, #s{tag = Tag, paths = Paths, pids = Pids, nodes = Nodes} = S) ->
                               %% connection to the killed node than its end is.
                               args => ["-proto_dist", "partisan", "-setcookie", Tag,
                                        "-kernel", "prevent_overlapping_partitions", "false",
+                                       "-partisan", "lanes", "4", "lanes_at_start", "4",
                                        "-pa" | Paths]})
         catch exit:Why -> failed("node ~s did not start: ~0p", [Letter, Why])
         end,

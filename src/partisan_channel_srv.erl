@@ -47,7 +47,7 @@ open(Node, Channel, Stale, Timeout) ->
     end.
 
 %% ------------------------------------------------------------------------------------------------
-%% For the lanes processes (partisan_dist_chans)
+%% For the lanes processes (partisan_dist_chans, partisan_dist_lanes)
 
 %% A question to the peer's process of this name.
 -spec ask(node(), term()) -> ok | noconnect.
@@ -141,6 +141,10 @@ handle_info({partisan_channel, {open, Asker, Ref, SessionId, Name, Lanes}}, Stat
                             [noconnect]),
             ok
     end,
+    {noreply, State};
+%% The peer's driver has bulk for more lanes than are open, and we are the side that opens them.
+handle_info({partisan_channel, {more_lanes, SessionId}}, State) when is_binary(SessionId) ->
+    _ = [Pid ! more_lanes || {ok, Pid} <- [partisan_dist_reg:lookup(SessionId)]],
     {noreply, State};
 handle_info({'DOWN', Ref, process, Lanes, _},
             #{pending := Pending, sessions := Sessions} = State0) ->

@@ -15,14 +15,17 @@
 -define(CONF, {?MODULE, conf}).
 -define(MB, (1024 * 1024)).
 
--type name() :: lanes | backend | max_queue | max_queue_node | max_message | max_half_open |
-                notsent_lowat | user_timeout | congestion | plain_peers | flush_timeout.
+-type name() :: lanes | lanes_at_start | backend | max_queue | max_queue_node | max_message |
+                max_half_open | notsent_lowat | user_timeout | congestion | plain_peers |
+                flush_timeout.
 -type conf() :: #{name() => term()}.
 -export_type([conf/0, name/0]).
 
 %% name, what it may be, default ({auto, _} values depend on the machine, complete/3 fills them in)
 table() ->
-    [{lanes, {integer, 1, 16}, 4},
+    [{lanes, {integer, 1, 16}, 8},
+     %% of them, those opened with the connection; the others when packets are lost
+     {lanes_at_start, {integer, 1, 16}, 2},
      {backend, {word, [auto, uring, poll]}, auto},
      %% bytes queued for a peer before senders are suspended
      {max_queue, {integer, 65536, 1 bsl 60}, auto},
@@ -160,8 +163,10 @@ complete(Conf, Ram, TickTime) ->
              %% A message beyond the memory cannot arrive anyway; 4 GB is what one packet of
              %% inet_tcp may hold.
              max_message => max(Ram, 4096 * ?MB),
-             %% Ticks watch the node, not each lane: a lane that is dead for as long is as bad.
-             user_timeout => TickTime * 1000},
+             %% Ticks watch the node, not each lane: a lane that is dead for as long is as bad. Later
+             %% than they can be (a quarter more than net_ticktime), so that a node that is gone is
+             %% told as net_tick_timeout, as with inet_tcp.
+             user_timeout => TickTime * 1500},
     Done = maps:map(fun(Name, auto) -> maps:get(Name, Auto, auto);
                        (_Name, Value) -> Value
                     end, Conf),

@@ -1,5 +1,9 @@
 %% A process a session, linked to the connection's owner: opens (connector) or receives (acceptor)
 %% lanes 1 and up, owns their sockets, and logs the connection's beginning and end.
+%%
+%% `lanes` is how many there may be, `wanted` how many there shall be now: at first as many as option
+%% lanes_at_start says, all of them once packets are lost under bulk. The driver says so on the side
+%% that sends the bulk; an acceptor asks its connector, by a message over the connection.
 -module(partisan_dist_lanes).
 
 -export([start_link/1, port/2, up/1, setopts/2]).
@@ -57,7 +61,9 @@ init(Owner, #{session_id := Id} = Options) ->
     Owner ! {self(), ready},
     ?MODULE:loop(Options#{owner => Owner, registry => Registry, port => undefined, up => false,
                           sockets => #{}, openers => #{}, waiting => [], retries => ?RETRIES,
-                          retry => idle, retried => 0, lost => 0,
+                          retry => idle, retried => 0, lost => 0, asker => none,
+                          wanted => min(maps:get(lanes, Options),
+                                        partisan_dist_conf:get(lanes_at_start)),
                           events => [], chans => partisan_dist_chans:new(),
                           trouble => undefined, logged => false, closed => undefined}).
 
@@ -86,6 +92,10 @@ loop(#{owner := Owner, registry := Registry} = State) ->
             ?MODULE:loop(open_lanes(State#{retry := idle}));
         {partisan_lane_gone, _Port, Lane} ->
             ?MODULE:loop(lane_gone(Lane, State));
+        {partisan_more_lanes, _Port} ->
+            ?MODULE:loop(more_lanes(State));
+        more_lanes ->
+            ?MODULE:loop(peer_wants_more(State));
         lanes_expected ->
             ?MODULE:loop(log_connected(State));
         {setopts, Options} ->
@@ -174,6 +184,8 @@ open_lanes(#{openers := Openers} = State) ->
                            Lane} || Lane <- missing(State) -- maps:values(Openers)]),
     log_if_complete(State#{openers := maps:merge(Openers, New)}).
 
+opener_done(Pid, #{asker := Pid} = State) ->
+    State#{asker := none};
 opener_done(Pid, #{chans := Chans} = State) ->
     case partisan_dist_chans:knows(Pid, Chans) of
         true -> State#{chans := partisan_dist_chans:opener_done(Pid, State, Chans)};
@@ -203,6 +215,28 @@ try_again(#{openers := Openers, retry := idle, retries := Retries, retried := La
 try_again(State) ->
     State.
 
+%% --- more lanes than at first
+
+%% The driver repeats it every few seconds, as long as packets are lost and lanes are missing.
+more_lanes(#{role := connector} = State) ->
+    peer_wants_more(State);
+more_lanes(#{role := acceptor, asker := none, node := Node, session_id := Id} = State) ->
+    %% Another process, since a connection that is busy with bulk suspends who sends by it.
+    State#{asker := spawn_link(partisan_channel_srv, ask, [Node, {more_lanes, Id}])};
+more_lanes(State) ->
+    State.
+
+%% The first time they are opened at once; what fails then has the tries of any other lane.
+peer_wants_more(#{role := connector, up := true, wanted := Wanted, lanes := Lanes, node := Node} = State)
+  when Wanted < Lanes ->
+    ?LOG_INFO("partisan: packets to or from ~ts are lost: opening all of the ~b lanes",
+              [Node, Lanes]),
+    open_lanes(State#{wanted := Lanes});
+peer_wants_more(#{role := connector, up := true} = State) ->
+    try_again(State);
+peer_wants_more(State) ->
+    State.
+
 %% --- both
 
 %% The driver has forgotten a lane that had carried nothing: it ended, or the peer's half never came to
@@ -219,8 +253,8 @@ lane_gone(Lane, #{driver := Driver, sockets := Sockets, role := Role, lost := Lo
 lane_gone(_Lane, State) ->
     State.
 
-missing(#{lanes := Lanes, sockets := Sockets}) ->
-    [Lane || Lane <- lists:seq(1, Lanes - 1), not is_map_key(Lane, Sockets)].
+missing(#{wanted := Wanted, sockets := Sockets}) ->
+    [Lane || Lane <- lists:seq(1, Wanted - 1), not is_map_key(Lane, Sockets)].
 
 adopt({Name, Lane}, Socket, #{chans := Chans} = State) ->
     State#{chans := partisan_dist_chans:opened(Name, {Lane, Socket}, State, Chans)};
@@ -246,15 +280,17 @@ log_if_complete(State) ->
 
 log_connected(#{logged := true, lost := 0} = State) ->
     State;
-log_connected(#{logged := true, node := Node, lanes := Lanes, lost := Lost} = State) ->
+log_connected(#{logged := true, node := Node, lanes := Lanes, lost := Lost,
+                sockets := Sockets} = State) ->
     Level = case missing(State) of
                 [] -> info;
                 _ -> notice
             end,
     ?LOG(Level, "partisan: connection with ~ts: ~b unused lanes were lost; lanes now ~b of ~b",
-         [Node, Lost, Lanes - length(missing(State)), Lanes]),
+         [Node, Lost, 1 + map_size(Sockets), Lanes]),
     State#{lost := 0};
-log_connected(#{node := Node, role := Role, lanes := Lanes, trouble := Trouble} = State) ->
+log_connected(#{node := Node, role := Role, lanes := Lanes, wanted := Wanted,
+                trouble := Trouble} = State) ->
     Backend = maps:get(backend, partisan_nif:info(), unknown),
     How = case Role of
               connector -> "to";
@@ -262,12 +298,13 @@ log_connected(#{node := Node, role := Role, lanes := Lanes, trouble := Trouble} 
           end,
     case length(missing(State)) of
         0 ->
-            ?LOG_INFO("partisan: connection ~ts ~ts is up: carrier, lanes ~b, backend ~ts",
-                      [How, Node, Lanes, Backend]);
+            ?LOG_INFO("partisan: connection ~ts ~ts is up: carrier, lanes ~b~ts, backend ~ts",
+                      [How, Node, Wanted, [[" of up to ", integer_to_list(Lanes)] || Wanted < Lanes],
+                       Backend]);
         Missing ->
             ?LOG_NOTICE("partisan: connection ~ts ~ts is up: carrier, lanes ~b of ~b, "
                         "backend ~ts~ts",
-                        [How, Node, Lanes - Missing, Lanes, Backend,
+                        [How, Node, Wanted - Missing, Wanted, Backend,
                          [["; ", Trouble] || Trouble =/= undefined]])
     end,
     State#{logged := true, lost := 0}.

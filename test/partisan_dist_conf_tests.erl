@@ -10,7 +10,7 @@ value(Name, {ok, Conf}) -> maps:get(Name, Conf).
 
 defaults_test() ->
     {ok, Conf} = check([]),
-    ?assertMatch(#{lanes := 4, backend := auto, plain_peers := allow, max_queue := auto}, Conf).
+    ?assertMatch(#{lanes := 8, lanes_at_start := 2, backend := auto, plain_peers := allow, max_queue := auto}, Conf).
 
 sources_test() ->
     ?assertEqual(3, value(lanes, check([["lanes", "3"]], [{lanes, 5}]))),

@@ -144,6 +144,26 @@ static void tcp_values(int fd, struct pt_sock_info *info)
     info->gone = ti.tcpi_state == STATE_CLOSE;
 }
 
+int pt_sock_flow(int fd, struct pt_sock_flow *flow)
+{
+    struct tcp_info ti;
+    socklen_t len = sizeof ti;
+
+    memset(flow, 0, sizeof *flow);
+    memset(&ti, 0, sizeof ti);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &ti, &len) != 0)
+        return -errno;
+    flow->retransmits = ti.tcpi_total_retrans;
+    flow->min_rtt_us = ti.tcpi_min_rtt;
+    flow->delivery_rate = ti.tcpi_delivery_rate;
+    return 0;
+}
+
+int pt_sock_set_notsent_lowat(int fd, unsigned bytes)
+{
+    return set_unsigned(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
+}
+
 static uint32_t queue_length(int fd, unsigned long what)
 {
     int n = 0;

@@ -46,6 +46,17 @@ struct pt_sock_info {
     char local[PT_SOCK_ADDR_MAX], remote[PT_SOCK_ADDR_MAX]; /* "" when unknown */
 };
 
+/* What sending looks at now and then, cheaper than pt_sock_info(). Values as there. */
+struct pt_sock_flow {
+    uint32_t retransmits;
+    uint32_t min_rtt_us;
+    uint64_t delivery_rate;
+};
+
+/* 0 or -errno; values that the kernel does not have are 0. */
+int pt_sock_flow(int fd, struct pt_sock_flow *flow);
+int pt_sock_set_notsent_lowat(int fd, unsigned bytes); /* 0 or -errno */
+
 /* 0, or -errno (-EBADF, -ENOTSOCK). */
 int pt_sock_info(int fd, struct pt_sock_info *info);
 

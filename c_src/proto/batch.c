@@ -1,13 +1,17 @@
 #include "proto/batch.h"
 
+#include <errno.h>
 #include <string.h>
+
+/* Frames from one trim to the next, a quarter of net_ticktime apart, that need no room between them: a
+ * tick, an acknowledgement, and a message or two of somebody who looks whether the peer is well. */
+enum { QUIET_FRAMES = 4 };
 
 struct pt_batch *pt_batch_new(unsigned lane)
 {
-    struct pt_batch *b = pt_alloc(sizeof *b);
+    struct pt_batch *b = pt_zalloc(sizeof *b);
     if (!b)
         return NULL;
-    memset(b, 0, offsetof(struct pt_batch, msgs));
     b->ctx.number = 1;
     b->lane = lane;
     return b;
@@ -16,7 +20,7 @@ struct pt_batch *pt_batch_new(unsigned lane)
 static void release(struct pt_batch *b, const struct pt_owner_ops *ops)
 {
     for (unsigned i = 0; i < b->nmsgs; i++) {
-        struct pt_msg *m = b->msgs[i];
+        struct pt_msg *m = b->room->msgs[i];
         if (--m->inflight == 0 && m->done)
             pt_msg_free(m, ops);
     }
@@ -32,18 +36,36 @@ void pt_batch_free(struct pt_batch *b, const struct pt_owner_ops *ops)
         return;
     release(b, ops);
     pt_atom_table_free(&b->atoms);
+    pt_free(b->room);
     pt_free(b);
 }
 
-/* n bytes were written at arena + used. */
-static void arena_grew(struct pt_batch *b, size_t n)
+void pt_batch_trim(struct pt_batch *b)
 {
-    uint8_t *at = b->arena + b->used;
-    struct iovec *last = b->count > b->first ? &b->iov[b->count - 1] : NULL;
+    if (!b->bytes && b->frames - b->trim_frames <= QUIET_FRAMES) {
+        pt_free(b->room);
+        b->room = NULL;
+    }
+    b->trim_frames = b->frames;
+}
+
+/* Most of it is written before it is read: not zeroed. */
+static struct pt_batch_room *get_room(struct pt_batch *b)
+{
+    if (PT_UNLIKELY(!b->room))
+        b->room = pt_alloc(sizeof *b->room);
+    return b->room;
+}
+
+/* n bytes were written at arena + used. */
+static void arena_grew(struct pt_batch *b, struct pt_batch_room *r, size_t n)
+{
+    uint8_t *at = r->arena + b->used;
+    struct iovec *last = b->count > b->first ? &r->iov[b->count - 1] : NULL;
     if (last && (uint8_t *)last->iov_base + last->iov_len == at)
         last->iov_len += n;
     else
-        b->iov[b->count++] = (struct iovec){at, n};
+        r->iov[b->count++] = (struct iovec){at, n};
     b->used += n;
     b->bytes += n;
 }
@@ -57,17 +79,19 @@ static bool has_room(const struct pt_batch *b)
 
 bool pt_batch_control(struct pt_batch *b, const struct pt_frame *f)
 {
-    if (b->used + PT_FRAME_HEAD_MAX > PT_BATCH_ARENA || b->count == PT_BATCH_IOV)
+    struct pt_batch_room *r;
+    if (b->used + PT_FRAME_HEAD_MAX > PT_BATCH_ARENA || b->count == PT_BATCH_IOV ||
+        !(r = get_room(b)))
         return false;
-    arena_grew(b, pt_frame_encode(b->arena + b->used, f, &b->ctx));
+    arena_grew(b, r, pt_frame_encode(r->arena + b->used, f, &b->ctx));
     b->frames++;
     return true;
 }
 
 /* The header of e's frame, and behind it the section of a BARE message: bytes written. */
-static size_t put_header(struct pt_batch *b, const struct pt_emit *e)
+static size_t put_header(struct pt_batch *b, struct pt_batch_room *r, const struct pt_emit *e)
 {
-    uint8_t *at = b->arena + b->used;
+    uint8_t *at = r->arena + b->used;
     struct pt_frame f = e->frame;
     uint8_t section[PT_ATOM_SECTION_MAX];
     size_t len = 0;
@@ -85,21 +109,25 @@ static size_t put_header(struct pt_batch *b, const struct pt_emit *e)
 int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t chunk)
 {
     struct pt_emit e;
-    while (has_room(b)) {
+    /* not after pt_txq_next(), which takes what it chose out of the queue */
+    struct pt_batch_room *r = b->room;
+    if (!r && (pt_txq_has(q, want) || !pt_list_empty(&q->behind)) && !(r = get_room(b)))
+        return -ENOMEM;
+    while (r && has_room(b)) {
         int rc = pt_txq_next(q, b->lane, want, chunk, &e);
         if (rc <= 0)
             return rc;
         struct pt_msg *m = e.msg;
         bool copy = e.frame.type == PT_FRAME_MSG && e.frame.length <= PT_BATCH_COPY;
-        size_t head = put_header(b, &e);
+        size_t head = put_header(b, r, &e);
         if (copy) {
-            pt_msg_copy(m, b->arena + b->used + head, e.frame.length);
-            arena_grew(b, head + e.frame.length);
+            pt_msg_copy(m, r->arena + b->used + head, e.frame.length);
+            arena_grew(b, r, head + e.frame.length);
         } else {
-            arena_grew(b, head);
-            b->count += pt_msg_take(m, e.frame.length, &b->iov[b->count], PT_MSG_IOV_MAX);
+            arena_grew(b, r, head);
+            b->count += pt_msg_take(m, e.frame.length, &r->iov[b->count], PT_MSG_IOV_MAX);
             b->bytes += e.frame.length;
-            b->msgs[b->nmsgs++] = m;
+            r->msgs[b->nmsgs++] = m;
             m->inflight++;
         }
         b->frames++;
@@ -121,7 +149,7 @@ void pt_batch_sent(struct pt_batch *b, size_t n, const struct pt_owner_ops *ops)
         return;
     }
     while (n) {
-        struct iovec *v = &b->iov[b->first];
+        struct iovec *v = &b->room->iov[b->first];
         if (n < v->iov_len) {
             v->iov_base = (char *)v->iov_base + n;
             v->iov_len -= n;

@@ -17,6 +17,13 @@ enum {
     PT_BATCH_BYTES = 256 * 1024 /* filled up to about here: more would only age in the batch */
 };
 
+/* What a batch needs while there is something in it. */
+struct pt_batch_room {
+    struct pt_msg *msgs[PT_BATCH_MSGS]; /* a reference for each frame built from it */
+    struct iovec iov[PT_BATCH_IOV];
+    uint8_t arena[PT_BATCH_ARENA];
+};
+
 struct pt_batch {
     struct pt_frame_ctx ctx;    /* numbers of this lane */
     struct pt_atom_table atoms; /* what was sent on this lane */
@@ -27,20 +34,23 @@ struct pt_batch {
     size_t used;     /* of the arena */
     uint64_t frames; /* counters for inspection */
     uint64_t sent_bytes;
-    struct pt_msg *msgs[PT_BATCH_MSGS]; /* a reference for each frame built from it */
-    struct iovec iov[PT_BATCH_IOV];
-    uint8_t arena[PT_BATCH_ARENA];
+    uint64_t trim_frames;       /* frames at the last pt_batch_trim() */
+    struct pt_batch_room *room; /* NULL: not needed yet, or given back */
 };
 
 struct pt_batch *pt_batch_new(unsigned lane);                           /* NULL: no memory */
 void pt_batch_free(struct pt_batch *b, const struct pt_owner_ops *ops); /* drops what is unsent */
 
-/* Adds a frame without payload (TICK, ACK, AUTH, DROP). False: no room, send first. */
+/* Adds a frame without payload (TICK, ACK, AUTH, DROP). False: no room, send first; if the batch is
+ * empty, no memory. */
 bool pt_batch_control(struct pt_batch *b, const struct pt_frame *f);
 /* Adds frames from the queue until the batch is full or the queue has nothing for this lane.
- * 0 or an error of the queue. */
+ * 0, an error of the queue, or -ENOMEM. */
 int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t chunk);
 /* n bytes left; at the end of the batch its messages are released. */
 void pt_batch_sent(struct pt_batch *b, size_t n, const struct pt_owner_ops *ops);
+/* For now and then: gives the room of an empty batch back if next to nothing was built since the last
+ * call. Nobody may be sending from it. */
+void pt_batch_trim(struct pt_batch *b);
 
 #endif

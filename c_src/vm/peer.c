@@ -112,6 +112,16 @@ void pt_peer_lane_gone(struct pt_peer *p, const struct pt_lane *l)
         erl_drv_send_term(p->port_term, p->notify, spec, sizeof spec / sizeof spec[0]);
 }
 
+void pt_peer_more_lanes(struct pt_peer *p)
+{
+    ErlDrvTermData spec[] = {
+        ERL_DRV_ATOM,  driver_mk_atom((char *)(uintptr_t) "partisan_more_lanes"),
+        ERL_DRV_PORT,  p->port_term,
+        ERL_DRV_TUPLE, 2};
+    if (p->has_notify)
+        erl_drv_send_term(p->port_term, p->notify, spec, sizeof spec / sizeof spec[0]);
+}
+
 void pt_peer_fail(struct pt_peer *p, int err, const char *what)
 {
     char text[200];

@@ -73,6 +73,8 @@ void pt_peer_end_check(struct pt_peer *p); /* timer: is the time up? The port ma
 /* Tells the lanes' process that a lane of the distribution was forgotten: {partisan_lane_gone, Port,
  * Lane}. */
 void pt_peer_lane_gone(struct pt_peer *p, const struct pt_lane *l);
+/* Bulk would use lanes that are not there: {partisan_more_lanes, Port}. */
+void pt_peer_more_lanes(struct pt_peer *p);
 void pt_peer_wake(struct pt_peer *p); /* any thread: the port's wake descriptor becomes readable */
 
 /* tx.c */

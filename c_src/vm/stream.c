@@ -69,6 +69,9 @@ void pt_stream_trim(struct pt_stream *s)
     pthread_mutex_lock(&s->lock);
     pt_msg_pool_trim(&s->pool);
     pt_txq_trim(&s->txq);
+    for (unsigned i = 0; i < PT_LANES_MAX; i++)
+        if (s->lanes[i].state == PT_LANE_IDLE)
+            pt_batch_trim(s->lanes[i].batch);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -119,6 +122,9 @@ int pt_stream_attach(struct pt_stream *s, unsigned no, int fd, char *why, size_t
     l->fd = copy;
     l->tx.fd = copy;
     l->batch = batch;
+    l->retransmits = 0;
+    l->lowat =
+        pt_node.sock.notsent_lowat ? pt_node.sock.notsent_lowat : PT_SOCK_NOTSENT_LOWAT_DEFAULT;
     l->state = PT_LANE_IDLE;
     s->attached++;
     s->txq.lanes = s->attached;

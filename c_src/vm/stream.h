@@ -58,6 +58,7 @@ struct pt_lane {
     struct pt_batch *batch;
     uint64_t sends;
     uint32_t retransmits; /* at the last look, see pt_stream.lossy_until */
+    unsigned lowat;       /* bytes: TCP_NOTSENT_LOWAT of the socket */
 };
 
 struct pt_stream {
@@ -89,7 +90,9 @@ struct pt_stream {
     int error;                              /* first sending error */
     uint64_t lossy_until; /* ns: the bulk lane lost packets lately, bulk may use more lanes */
     uint64_t lossy_looked;
-    uint64_t loss_seen; /* ns: when it had retransmitted at a look */
+    uint64_t loss_seen;   /* ns: when it had retransmitted at a look */
+    uint64_t lanes_asked; /* ns: when more_lanes was set last */
+    bool more_lanes;      /* the port shall ask for the lanes that are not there */
     uint64_t sent_bytes;
 
     /* any thread */

@@ -232,7 +232,11 @@ int pt_tx_flush(struct pt_peer *p)
     p->packets_flushed = p->packets_out;
     pthread_mutex_lock(&p->s.lock);
     int rc = pt_stream_send(&p->s, 0);
+    bool more_lanes = p->s.more_lanes;
+    p->s.more_lanes = false;
     pthread_mutex_unlock(&p->s.lock);
+    if (more_lanes)
+        pt_peer_more_lanes(p);
     pt_tx_unbusy(p);
     return rc;
 }

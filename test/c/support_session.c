@@ -320,11 +320,11 @@ size_t sim_pump_tx(struct sim_end *e, unsigned lane, size_t n)
     }
     size_t done = 0, total = 0;
     for (unsigned i = b->first; i < b->count; i++)
-        total += b->iov[i].iov_len;
+        total += b->room->iov[i].iov_len;
     sup_must(total == b->bytes);
     for (unsigned i = b->first; i < b->count && done < n; i++) {
-        size_t part = PT_MIN(n - done, b->iov[i].iov_len);
-        size_t sent = pipe_write(&e->pipe[lane], b->iov[i].iov_base, part);
+        size_t part = PT_MIN(n - done, b->room->iov[i].iov_len);
+        size_t sent = pipe_write(&e->pipe[lane], b->room->iov[i].iov_base, part);
         done += sent;
         if (sent < part)
             break;

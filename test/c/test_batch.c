@@ -33,7 +33,7 @@ static size_t in_iovs(const struct pt_batch *b)
 {
     size_t n = 0;
     for (unsigned i = b->first; i < b->count; i++)
-        n += b->iov[i].iov_len;
+        n += b->room->iov[i].iov_len;
     return n;
 }
 
@@ -140,12 +140,56 @@ START_TEST(out_of_memory)
     sup_alloc_fail_at(1);
     ck_assert_ptr_null(pt_batch_new(0));
     pt_batch_free(NULL, &sup_owner_ops);
+    sup_alloc_fail_at(0);
+
+    /* the room, which comes with the first frame */
+    struct pt_txq q;
+    struct pt_batch *b = begin(&q);
+    struct pt_frame tick = {.type = PT_FRAME_TICK};
+    ck_assert_ptr_null(b->room);
+    ck_assert_int_eq(pt_batch_fill(b, &q, BOTH, 65536), 0);
+    ck_assert_ptr_null(b->room);
+    sup_alloc_fail_at(1);
+    ck_assert(!pt_batch_control(b, &tick));
+    sup_alloc_fail_at(0);
+    ck_assert_uint_eq(b->bytes, 0);
+    ck_assert(pt_batch_control(b, &tick));
+    pt_batch_free(b, &sup_owner_ops);
+    pt_txq_free(&q);
+}
+END_TEST
+
+/* The room of a batch goes back when it was hardly used lately, and comes again. */
+START_TEST(quiet_batch)
+{
+    struct pt_txq q;
+    struct pt_batch *b = begin(&q);
+    struct pt_frame tick = {.type = PT_FRAME_TICK};
+
+    for (int i = 0; i < 100; i++)
+        ck_assert(pt_batch_control(b, &tick));
+    pt_batch_trim(b); /* not with something in it */
+    ck_assert_ptr_nonnull(b->room);
+    pt_batch_sent(b, b->bytes, &sup_owner_ops);
+    for (int i = 0; i < 100; i++)
+        ck_assert(pt_batch_control(b, &tick));
+    pt_batch_sent(b, b->bytes, &sup_owner_ops);
+    pt_batch_trim(b); /* nor after much */
+    ck_assert_ptr_nonnull(b->room);
+    ck_assert(pt_batch_control(b, &tick));
+    pt_batch_sent(b, b->bytes, &sup_owner_ops);
+    pt_batch_trim(b);
+    ck_assert_ptr_null(b->room);
+    ck_assert(pt_batch_control(b, &tick));
+    ck_assert_uint_eq(b->frames, 202);
+    pt_batch_free(b, &sup_owner_ops);
+    pt_txq_free(&q);
 }
 END_TEST
 
 int main(void)
 {
-    const TTest *tests[] = {control_frames_fill_it, limits, a_message_in_two_batches,
-                            out_of_memory};
+    const TTest *tests[] = {control_frames_fill_it, limits, a_message_in_two_batches, out_of_memory,
+                            quiet_batch};
     return SUP_MAIN("batch", tests);
 }

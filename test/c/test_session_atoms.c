@@ -32,6 +32,8 @@ int driver_set_timer(ErlDrvPort port, unsigned long ms)
 
 void pt_peer_wake(struct pt_peer *p) { (void)p; }
 
+void pt_peer_more_lanes(struct pt_peer *p) { (void)p; }
+
 uint64_t pt_now_ns(void) { return 0; }
 
 /* Sending and the limits are not under test: the lanes are emptied below. */
@@ -421,11 +423,11 @@ static void pump_tx(struct run *r, unsigned i, size_t n)
     if (r->pipe[i].start == r->pipe[i].end)
         r->pipe[i].start = r->pipe[i].end = 0;
     for (unsigned k = b->first; k < b->count && done < n && !r->error; k++) {
-        size_t part = PT_MIN(PT_MIN(n - done, b->iov[k].iov_len), PIPE - r->pipe[i].end);
-        memcpy(r->pipe[i].at + r->pipe[i].end, b->iov[k].iov_base, part);
+        size_t part = PT_MIN(PT_MIN(n - done, b->room->iov[k].iov_len), PIPE - r->pipe[i].end);
+        memcpy(r->pipe[i].at + r->pipe[i].end, b->room->iov[k].iov_base, part);
         r->pipe[i].end += part;
         done += part;
-        if (part < b->iov[k].iov_len)
+        if (part < b->room->iov[k].iov_len)
             break;
     }
     if (done)

@@ -93,7 +93,7 @@ lane_cut_in_large_message(_) ->
 
 %% The loss of a lane that carried something ends the connection; before that nothing may be missing.
 lane_cut(Lane) ->
-    Args = #{args => ["-partisan", "lanes", "4"]},
+    Args = #{args => ["-partisan", "lanes", "4", "lanes_at_start", "4"]},
     {A, B} = pair(Args, Args),
     NB = pt_peer:node(B),
     W = watcher(A, B),
@@ -117,7 +117,7 @@ lane_cut(Lane) ->
 
 %% A lane that never carried anything is not missed: on a clean path bulk takes lane 1 only.
 unused_lane_cut(Lane) ->
-    Args = #{args => ["-partisan", "lanes", "4"]},
+    Args = #{args => ["-partisan", "lanes", "4", "lanes_at_start", "4"]},
     {A, B} = pair(Args, Args),
     NB = pt_peer:node(B),
     W = watcher(A, B),

@@ -90,6 +90,7 @@ silent_handshakes_lock_nobody_out(_Config) ->
     ?assertEqual(0, counter(P, evicted)),
     Lanes = 4,
     Peers = [pt_peer:start(visitor, #{args => ["-partisan", "lanes", integer_to_list(Lanes),
+                                               "lanes_at_start", integer_to_list(Lanes),
                                                "-kernel", "net_setuptime", "5"]})
              || _ <- [1, 2]],
     [begin

@@ -131,7 +131,7 @@ down_after_messages(_) ->
 %% One lane stops for a while, in either direction, under large messages that use all lanes (as with
 %% a lost packet on it): they wait, they arrive, the connection stays.
 lane_stands_still(_) ->
-    Args = #{args => ["-partisan", "lanes", "4"]},
+    Args = #{args => ["-partisan", "lanes", "4", "lanes_at_start", "4"]},
     [A, B] = Peers = [pt_peer:start(ord, Args), pt_peer:start(ord, Args)],
     [pt_peer:log_start(P) || P <- Peers],
     pt_peer:connect(A, B),
@@ -185,7 +185,7 @@ down_and_exit(A, B, _, _, _) -> error({wrong, A, B}).
 next() -> receive M -> M after 30000 -> error(nothing_came) end.
 
 rounds(Fun) ->
-    Args = #{args => ["-partisan", "lanes", "4"]},
+    Args = #{args => ["-partisan", "lanes", "4", "lanes_at_start", "4"]},
     [A, B] = Peers = [pt_peer:start(ord, Args), pt_peer:start(ord, Args)],
     pt_peer:connect(A, B),
     NB = pt_peer:node(B),

@@ -4,6 +4,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, suite/0]).
+-export([lanes_by_need/1, wish_for_lanes_is_bounded/1, idle_lanes_cost_little/1]).
 -export([fewer_lanes_win/1, log_lines/1, options_reach_all_lanes/1, lanes_attach_later/1,
          edited_hello_is_noticed/1, half_stripped_hello_is_noticed/1, stripped_hello_is_plain/1,
          attach_without_the_key/1, recorded_attach_is_worthless/1, attached_lane_is_not_to_be_had/1,
@@ -19,7 +20,8 @@ all() ->
      edited_hello_is_noticed, half_stripped_hello_is_noticed, stripped_hello_is_plain,
      attach_without_the_key, recorded_attach_is_worthless, attached_lane_is_not_to_be_had,
      simultaneous_connects, dynamic_name, no_listener, bulk_without_lane_1,
-     raised_limit_frees_senders, limit_of_the_node, memory_of_a_peak, memory_of_a_channels_peak].
+     raised_limit_frees_senders, limit_of_the_node, memory_of_a_peak, memory_of_a_channels_peak,
+     lanes_by_need, wish_for_lanes_is_bounded, idle_lanes_cost_little].
 
 %% ------------------------------------------------------------------------------------------------
 
@@ -343,7 +345,8 @@ dynamic_name(_Config) ->
     Node = pt_peer:node(B),
     {ok, Ctl, _} = peer:start_link(
                      #{connection => standard_io,
-                       args => ["-name", "undefined@" ++ Host, "-setcookie", "pt_" ++ os:getpid()
+                       args => ["-name", "undefined@" ++ Host, "-setcookie", "pt_" ++ os:getpid(),
+                                "-partisan", "lanes_at_start", "16"
                                 | pt_peer:dist_args("partisan")]}),
     ?assertEqual(nonode@nohost, peer:call(Ctl, erlang, node, [])),
     true = peer:call(Ctl, net_kernel, connect_node, [Node]),
@@ -354,6 +357,80 @@ dynamic_name(_Config) ->
     ?assert(pt_peer:wait(fun() -> attached(B, #{node => Name}) =:= 4 end)),
     peer:stop(Ctl),
     stop([B]).
+
+%% Two lanes at first. All when the driver of either side misses them: the connector opens them, the
+%% acceptor asks it to.
+lanes_by_need(_Config) ->
+    [begin
+         [A, B] = Peers = [start(["-partisan", "lanes", "8", "lanes_at_start", "2"]) || _ <- [1, 2]],
+         pt_peer:connect(A, B),
+         ?assert(pt_peer:wait(fun() -> [attached(A, B), attached(B, A)] =:= [2, 2] end)),
+         ?assert(pt_peer:wait(fun() ->
+                                  [length(logs(P, "lanes 2 of up to 8")) || P <- Peers] =:= [1, 1]
+                              end)),
+         {From, To} = case Misses of connector -> {A, B}; acceptor -> {B, A} end,
+         miss_lanes(From, To),
+         ?assert(pt_peer:wait(fun() -> [attached(A, B), attached(B, A)] =:= [8, 8] end)),
+         ?assertMatch([{info, _}], logs(A, "opening all of the 8 lanes")),
+         miss_lanes(From, To), % too late: nothing happens
+         echo(A, B, 1000000),
+         ?assertEqual([8, 8], [attached(A, B), attached(B, A)]),
+         ?assertMatch([{info, _}], logs(A, "opening all of the 8 lanes")),
+         stop(Peers)
+     end || Misses <- [connector, acceptor]].
+
+%% What the driver tells the lanes process.
+miss_lanes(From, To) ->
+    #{session_id := Id} = pt_peer:call(From, partisan_dist, info, [pt_peer:node(To)]),
+    {ok, Pid} = pt_peer:call(From, partisan_dist_reg, lookup, [Id]),
+    _ = pt_peer:call(From, erlang, send, [Pid, {partisan_more_lanes, none}]),
+    ok.
+
+%% Lanes that find no way are tried a few times, however often the driver asks; traffic goes on.
+wish_for_lanes_is_bounded(_Config) ->
+    Tried = counters:new(1, []),
+    A = start(["-epmd_module", "pt_epmd", "-partisan", "lanes_at_start", "1"]),
+    B = start(["-kernel", "dist_auto_connect", "never"]),
+    Proxy = pt_proxy:start(listen_port(B), fun(1) -> pass;
+                                              (_) -> counters:add(Tried, 1, 1), refuse
+                                           end),
+    [Name, _] = string:split(atom_to_list(pt_peer:node(B)), "@"),
+    ok = pt_peer:call(A, pt_epmd, detour, [Name, pt_proxy:port(Proxy)]),
+    pt_peer:connect(A, B),
+    miss_lanes(A, B),
+    ?assert(pt_peer:wait(fun() -> counters:get(Tried, 1) >= 3 end)),
+    [miss_lanes(P, Q) || _ <- lists:seq(1, 100), {P, Q} <- [{A, B}, {B, A}]],
+    %% the second round of three, a second later, and nothing between
+    ?assert(pt_peer:wait(fun() -> counters:get(Tried, 1) >= 6 end)),
+    [miss_lanes(P, Q) || _ <- lists:seq(1, 100), {P, Q} <- [{A, B}, {B, A}]],
+    echo(A, B, 1000000),
+    ?assertEqual({6, 1}, {counters:get(Tried, 1), attached(A, B)}),
+    stop(A, B, Proxy).
+
+%% Lanes that have nothing to send keep no buffers for it: after a while in quiet, what sixteen lanes
+%% take is less than the sending buffers of three.
+idle_lanes_cost_little(_Config) ->
+    [A, B] = Peers = [start(["-partisan", "lanes", "16", "lanes_at_start", "16"]) || _ <- [1, 2]],
+    Before = driver_memory(A),
+    pt_peer:connect(A, B),
+    ?assert(pt_peer:wait(fun() -> [attached(A, B), attached(B, A)] =:= [16, 16] end)),
+    echo(A, B, 1000000),
+    NB = pt_peer:node(B),
+    Quiet = fun() ->
+                {ok, _, _, _} = pt_peer:eval(A, fun() -> partisan_drv:stat(pt_peer:dist_port(NB)) end),
+                driver_memory(A) - Before
+            end,
+    ?assert(pt_peer:wait(fun() -> Quiet() < 150000 end), Quiet()),
+    echo(A, B, 1000000), % and they come back
+    stop(Peers).
+
+%% Bytes that the drivers of the node have allocated.
+driver_memory(P) ->
+    Instances = pt_peer:call(P, erlang, system_info, [{allocator_sizes, driver_alloc}]),
+    lists:sum([element(2, lists:keyfind(size, 1, Types))
+               || {instance, _, Carriers} <- Instances,
+                  {Kind, Blocks} <- Carriers, Kind =:= mbcs orelse Kind =:= sbcs,
+                  {blocks, ByType} <- Blocks, {driver_alloc, Types} <- ByType]).
 
 %% -dist_listen false: loads the carrier when it is needed, and is a carrier.
 no_listener(_Config) ->
@@ -366,8 +443,10 @@ no_listener(_Config) ->
 
 %% ------------------------------------------------------------------------------------------------
 
+%% Four lanes, all with the connection, unless Args say something else.
 start(Args) ->
-    P = pt_peer:start(session, #{carrier => "partisan", args => Args}),
+    P = pt_peer:start(session, #{carrier => "partisan",
+                                 args => ["-partisan", "lanes", "4", "lanes_at_start", "4" | Args]}),
     pt_peer:log_start(P),
     P.
 

@@ -108,7 +108,8 @@ start(I, Net, #{lanes := Lanes} = Opts) ->
     pt_peer:start(list_to_atom("oracle_" ++ integer_to_list(I)),
                   Start#{args => ["-kernel", "prevent_overlapping_partitions", "false",
                                   "-connect_all", "false",
-                                  "-partisan", "lanes", integer_to_list(Lanes)]
+                                  "-partisan", "lanes", integer_to_list(Lanes),
+                                  "lanes_at_start", integer_to_list(Lanes)]
                              ++ Queue ++ maps:get(args, Opts, []),
                          env => maps:get(env, Opts, [])}).
 
