@@ -20,7 +20,9 @@
 %%   - A node that was lost is remembered for `heal_ttl` and dialled now and then (one every
 %%     `heal_interval`): without that the halves of a cut network never meet again, since each
 %%     half has filled its views with its own. Rumours do not bring a lost node back, only a
-%%     sign from itself. A place that stays free is then asked for with high priority, too.
+%%     sign from itself.
+%%   - Nodes whose views are full with each other notice that they are cut off from the rest, and
+%%     meet it: see partisan_hyparview_group.
 %%
 %% X-BOT (Leitao, Marques, Pereira, Rodrigues: X-BOT, SRDS 2009), if xbot_enabled: with a full view a
 %% node now and then measures a passive one. If that is nearer than its farthest neighbour, four nodes
@@ -43,7 +45,7 @@
 
 -type spec() :: partisan_overlay:spec().
 -type view() :: [{node(), spec()}].              %% sorted: the order must not depend on the VM
--type priority() :: join | high | low.
+-type priority() :: join | high | low | apart.
 
 -record(link, {state :: requested | active | draining | closing,
                spec :: spec(),
@@ -64,6 +66,7 @@
               refused = [] :: [node()],          %% said no since the last promotion tick
               shuffled = [] :: [node()],         %% what the last shuffle offered: first to go
               reserved = [] :: [term()],
+              group :: partisan_hyparview_group:group(),
               latency = #{} :: #{node() => non_neg_integer()},   %% us; of neighbours
               exchange = none :: none
                                | {candidate, spec()}             %% i: being measured
@@ -74,36 +77,12 @@
 
 -opaque state() :: #hpv{}.
 
-%% Options, under the names of Partisan's `hyparview` configuration, with the paper's defaults for
-%% 10,000 nodes. Sizes count peers, not the node itself (Partisan's 6 is our 5). Times are ms.
-options() ->
-    #{active_max_size => {integer, 1, 1000, 5},
-      %% With fewer, a refused request is followed by another at once, not at the next promotion tick.
-      active_min_size => {integer, 0, 1000, 3},
-      passive_max_size => {integer, 0, 10000, 30},
-      %% Hops of a forward join; where on its way it enters passive views.
-      active_rwl => {integer, 0, 100, 6},
-      passive_rwl => {integer, 0, 100, 3},
-      shuffle_interval => {integer, 1, infinity, 10000},
-      shuffle_k_active => {integer, 0, 100, 3},
-      shuffle_k_passive => {integer, 0, 100, 4},
-      %% false: places are filled on failure only.
-      random_promotion => {one_of, [true, false], true},
-      random_promotion_interval => {integer, 1, infinity, 5000},
-      %% Longer than a dial takes (net_setuptime, 7 s).
-      request_timeout => {integer, 2, infinity, 8000},
-      drain_timeout => {integer, 1, infinity, 5000},
-      heal_interval => {integer, 1, infinity, 30000},
-      heal_ttl => {integer, 0, infinity, 3600000},
-      xbot_enabled => {one_of, [true, false], false},
-      xbot_interval => {integer, 1, infinity, 30000},
-      xbot_unbiased => {integer, 0, 1000, 1}}.
-
 -spec init(spec(), partisan_overlay:config(), partisan_overlay:now_ms(), rand:state()) ->
           {state(), [partisan_overlay:effect()]}.
 init(#{name := Name} = Self, Config, Now, Rand) ->
-    Opt = partisan_overlay_opts:check(options(), Config),
-    S0 = #hpv{self = Self, name = Name, opt = Opt, rand = Rand, now = Now},
+    Opt = partisan_overlay_opts:check(partisan_hyparview_opts:options(), Config),
+    Group = partisan_hyparview_group:new(Name, maps:get(heal_interval, Opt), Now),
+    S0 = #hpv{self = Self, name = Name, opt = Opt, rand = Rand, now = Now, group = Group},
     %% The first round is anywhere in the interval: nodes that start together must not tick so.
     S = lists:foldl(fun({T, Key}, Acc) -> first_tick(T, Key, Acc) end, S0,
                     [{shuffle, shuffle_interval}, {promote, random_promotion_interval},
@@ -220,8 +199,7 @@ msg({join, Spec, _}, From, State, S0) when State =/= draining ->
     S1 = activate(From, Spec, S0),
     S = send(From, {accept, S1#hpv.self}, S1),
     Ttl = maps:get(active_rwl, S#hpv.opt),
-    lists:foldl(fun(N, Acc) -> send(N, {forward_join, Spec, Ttl}, Acc) end,
-                S, active(S) -- [From]);
+    spread({forward_join, Spec, Ttl}, active(S) -- [From], S);
 msg({neighbour, Priority, Spec}, From, State, S) when State =/= draining ->
     case Priority =:= high orelse State =/= none orelse has_place(Spec, S) of
         true ->
@@ -229,6 +207,16 @@ msg({neighbour, Priority, Spec}, From, State, S) when State =/= draining ->
             send(From, {accept, S1#hpv.self}, S1);
         false ->
             send(From, {refuse, full}, to_passive(Spec, S))
+    end;
+msg({meet, First, Spec}, From, State, S) when State =/= draining ->
+    case State =/= none orelse partisan_hyparview_group:is_other(First, S#hpv.now, S#hpv.group) of
+        true -> msg({neighbour, high, Spec}, From, State, S);
+        false -> send(From, {refuse, full}, to_passive(Spec, S))
+    end;
+msg({first, First, Word}, From, active, S) ->
+    case partisan_hyparview_group:heard(First, Word, S#hpv.now, S#hpv.group) of
+        {true, Group} -> spread({first, First, Word}, active(S) -- [From], S#hpv{group = Group});
+        {false, _} -> S
     end;
 msg({accept, Spec}, From, requested, S0) ->
     #link{priority = Priority} = L = get_link(From, S0),
@@ -251,7 +239,10 @@ msg({refuse, Why}, From, requested, S0) ->
                                             lost = orddict:erase(From, S1#hpv.lost)});
             _ -> forget(From, S1)
         end,
-    fill_if_few(S);
+    case L#link.priority of
+        apart -> meet(fill_if_few(S));
+        _ -> fill_if_few(S)
+    end;
 msg({disconnect, Why}, From, State, S) ->
     disconnected(Why, From, State, S);
 msg({optimise, Spec, Other, Latency}, From, State, S) when State =/= draining ->
@@ -281,7 +272,7 @@ msg(_, _, _, S) ->
 %% user asks it to make a cluster gets one.
 away({join, _, user} = Join, From, #hpv{phase = left} = S) ->
     msg(Join, From, state_of(From, S), S#hpv{phase = member});
-away({Ask, _, _}, From, S) when Ask =:= join; Ask =:= neighbour ->
+away({Ask, _, _}, From, S) when Ask =:= join; Ask =:= meet; Ask =:= neighbour ->
     send(From, {refuse, left}, S);
 away({optimise, _, _, _}, From, S) ->
     send(From, {refuse, left}, S);
@@ -354,6 +345,7 @@ request(#{name := Name} = Spec, Priority, Who, S0) ->
                          S0#hpv{passive = orddict:erase(Name, S0#hpv.passive)}),
             Ask = case Priority of
                       join -> {join, S#hpv.self, Who};
+                      apart -> {meet, partisan_hyparview_group:first(S#hpv.group), S#hpv.self};
                       _ -> {neighbour, Priority, S#hpv.self}
                   end,
             after_ms({request, Name}, maps:get(request_timeout, S#hpv.opt),
@@ -406,16 +398,24 @@ forget(Name, S) ->
 heal(#hpv{now = Now, opt = #{heal_ttl := Ttl}} = S) ->
     Young = S#hpv{lost = [E || {_, {_, At}} = E <- S#hpv.lost, Now - At < Ttl]},
     case S#hpv.phase of
-        member -> ask_one(high, lost_specs(Young) ++ separate(Young), Young);
+        member -> meet(word(ask_one(high, lost_specs(Young), Young)));
         _ -> Young
     end.
 
-%% A few nodes can be among themselves, with places left, while everybody they know of is full and
-%% refuses them. So a place that stayed free is asked for urgently now and then.
-separate(#hpv{passive = Passive, opt = #{active_max_size := Max}} = S) ->
-    case taken(S) < Max of
-        true -> [Spec || {N, Spec} <- Passive, get_link(N, S) =:= none];
-        false -> []
+word(S) ->
+    case partisan_hyparview_group:tick(S#hpv.now, S#hpv.group) of
+        {none, Group} -> S#hpv{group = Group};
+        {Word, Group} -> spread({first, S#hpv.name, Word}, active(S), S#hpv{group = Group})
+    end.
+
+%% Asks somebody known by name whether it is of this group; its refusal brings on the next.
+meet(#hpv{passive = Passive} = S0) ->
+    Names = [N || {N, _} <- Passive, get_link(N, S0) =:= none],
+    {Name, Group} = partisan_hyparview_group:next(Names, S0#hpv.now, S0#hpv.group),
+    S = S0#hpv{group = Group},
+    case Name of
+        none -> S;
+        _ -> request(orddict:fetch(Name, Passive), apart, again, S)
     end.
 
 ask_one(Priority, Specs, S0) ->
@@ -756,6 +756,7 @@ close(Name, L, S) ->
 
 emit(Effect, #hpv{out = Out} = S) -> S#hpv{out = [Effect | Out]}.
 send(To, Msg, S) -> emit({send, To, Msg}, S).
+spread(Msg, To, S) -> lists:foldl(fun(N, Acc) -> send(N, Msg, Acc) end, S, To).
 notify(What, S) -> emit({notify, What}, S).
 members(S) -> emit({members, [S#hpv.self | active_specs(S)]}, S).
 after_ms(Name, Ms, S) -> emit({timer, Name, Ms}, S).

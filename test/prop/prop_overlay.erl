@@ -3,7 +3,8 @@
 
 -include("pt_proper.hrl").
 
--export([prop_views/0, prop_join/0, prop_isolated_halves_meet_again/0,
+-export([prop_views/0, prop_join/0, prop_full_groups_meet/0,
+         prop_isolated_halves_meet_again/0,
          prop_left_nodes_stay_away/0, prop_xbot/0, prop_broadcast/0, prop_patience/0,
          prop_gone_neighbours/0, prop_latecomers/0, prop_broadcast_with_exchange/0, prop_routes/0, prop_words/0,
          prop_links/0, prop_same_seed_same_run/0]).
@@ -11,7 +12,8 @@
 -import(proper, [conjunction/1]).
 -import(proper_types, [choose/2, frequency/1, list/1]).
 
--define(QUIET_MS, 300000).                       %% several heal intervals
+-define(HEAL_MS, 30000).                         %% heal_interval
+-define(QUIET_MS, 300000).                       %% several of them
 
 %% --- views ------------------------------------------------------------------------------------------
 
@@ -88,13 +90,42 @@ sound(Max, Sim) ->
                           andalso lists:usort(Active) =:= lists:sort(Active)
               end, pt_sim:alive(Sim)).
 
+%% Two groups that are full, so that nobody misses a neighbour, and one node of one hears of one of
+%% the other: the two are one within 7 heal intervals and one more for each 5 names a node can know.
+prop_full_groups_meet() ->
+    ?FORALL({Seed, Max, Rest}, {seed(), choose(2, 5), choose(0, 5)},
+            begin
+                Sim0 = sim(Seed, #{active_max_size => Max}),
+                N = Max + 1,
+                Sim1 = pt_sim:run(60000, group(1, N, group(N + 1, 2 * N, Sim0))),
+                Apart = pt_sim_graph:views(Sim1),
+                One = name(1 + Seed rem N),
+                Other = pt_sim:spec(name(N + 1 + Rest rem N)),
+                Rumour = {msg, hd(maps:get(One, Apart)), {shuffle_reply, [Other], [One]}},
+                Sim2 = pt_sim:tell(One, overlay, Rumour, Sim1),
+                Sim = pt_sim:run(?HEAL_MS * (7 + 2 * N div 5), Sim2),
+                Graph = pt_sim_graph:views(Sim),
+                ?WHENFAIL(io:format("~p~n", [Graph]),
+                          conjunction([{full, lists:all(fun(V) -> length(V) =:= Max end,
+                                                        maps:values(Apart))},
+                                       {apart, not pt_sim_graph:connected(Apart)},
+                                       {together, pt_sim_graph:connected(Graph)}]))
+            end).
+
+group(From, To, Sim0) ->
+    lists:foldl(fun(I, Sim) ->
+                        pt_sim:run(100, pt_sim:join(name(I), name(From), up(I, Sim)))
+                end, up(From, Sim0), lists:seq(From + 1, To)).
+
 %% Without a shuffle, forward joins alone make more than a star around the contact.
 prop_join() ->
     ?FORALL({Seed, N}, {seed(), choose(3, 20)},
             begin
                 Never = 1 bsl 30,
-                Sim = grown(N, sim(Seed, #{shuffle_interval => Never, heal_interval => Never,
-                                           random_promotion_interval => Never})),
+                %% Who was put out last is looking for a new place for a moment.
+                Sim = pt_sim:run(1000, grown(N, sim(Seed, #{shuffle_interval => Never,
+                                                            heal_interval => Never,
+                                                            random_promotion_interval => Never}))),
                 Graph = pt_sim_graph:views(Sim),
                 conjunction([{connected, pt_sim_graph:connected(Graph)},
                              {linked, length(lists:append(maps:values(Graph))) > 2 * (N - 1)}])
@@ -397,10 +428,8 @@ sim(Seed, Config, More) ->
     pt_sim:new(maps:merge(#{overlay => {partisan_hyparview, Config}, seed => Seed, acc => [],
                             collect => Left}, More)).
 
-grown(N, Sim0) ->
-    lists:foldl(fun(I, Sim) ->
-                        pt_sim:run(100, pt_sim:join(name(I), name(1), up(I, Sim)))
-                end, up(1, Sim0), lists:seq(2, N)).
+grown(N, Sim) ->
+    group(1, N, Sim).
 
 quiet(Sim) ->
     pt_sim:run(?QUIET_MS, Sim).
