@@ -210,7 +210,7 @@ msg({neighbour, Priority, Spec}, From, State, S) when State =/= draining ->
     end;
 msg({meet, First, Spec}, From, State, S) when State =/= draining ->
     case State =/= none orelse partisan_hyparview_group:is_other(First, S#hpv.now, S#hpv.group) of
-        true -> msg({neighbour, high, Spec}, From, State, S);
+        true -> send(From, latest(S), msg({neighbour, high, Spec}, From, State, S));
         false -> send(From, {refuse, full}, to_passive(Spec, S))
     end;
 msg({first, First, Word}, From, active, S) ->
@@ -226,6 +226,8 @@ msg({accept, Spec}, From, requested, S0) ->
     Others = length(active(S)),
     case Priority =:= low andalso Others >= maps:get(active_max_size, S#hpv.opt) of
         true -> to_passive(Spec, drain(From, L, demoted, S));
+        %% Groups that met are one at once, or they would meet a second time.
+        false when Priority =:= apart -> send(From, latest(S), fill(activate(From, Spec, S)));
         false -> fill(activate(From, Spec, S))
     end;
 msg({accept, Spec}, From, none, S) ->
@@ -345,7 +347,7 @@ request(#{name := Name} = Spec, Priority, Who, S0) ->
                          S0#hpv{passive = orddict:erase(Name, S0#hpv.passive)}),
             Ask = case Priority of
                       join -> {join, S#hpv.self, Who};
-                      apart -> {meet, partisan_hyparview_group:first(S#hpv.group), S#hpv.self};
+                      apart -> {meet, element(2, latest(S)), S#hpv.self};
                       _ -> {neighbour, Priority, S#hpv.self}
                   end,
             after_ms({request, Name}, maps:get(request_timeout, S#hpv.opt),
@@ -404,9 +406,11 @@ heal(#hpv{now = Now, opt = #{heal_ttl := Ttl}} = S) ->
 
 word(S) ->
     case partisan_hyparview_group:tick(S#hpv.now, S#hpv.group) of
-        {none, Group} -> S#hpv{group = Group};
-        {Word, Group} -> spread({first, S#hpv.name, Word}, active(S), S#hpv{group = Group})
+        {false, Group} -> S#hpv{group = Group};
+        {true, Group} -> spread(partisan_hyparview_group:latest(Group), active(S), S#hpv{group = Group})
     end.
+
+latest(#hpv{group = Group}) -> partisan_hyparview_group:latest(Group).
 
 %% Asks somebody known by name whether it is of this group; its refusal brings on the next.
 meet(#hpv{passive = Passive} = S0) ->

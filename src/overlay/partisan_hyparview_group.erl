@@ -17,7 +17,7 @@
 %% urgently asks for a place whoever the other is (the swap of links can itself split small views).
 -module(partisan_hyparview_group).
 
--export([new/3, tick/2, heard/4, first/1, is_other/3, next/3]).
+-export([new/3, tick/2, heard/4, latest/1, is_other/3, next/3]).
 
 -export_type([group/0]).
 
@@ -40,15 +40,15 @@
 new(Own, Every, Now) ->
     #group{own = Own, every = Every, first = Own, word = Now, at = Now, since = Now}.
 
-%% An interval is over. The number is the word to send to all neighbours, with the own name.
--spec tick(partisan_overlay:now_ms(), group()) -> {integer() | none, group()}.
+%% An interval is over. true: the latest word is the own, and goes to all neighbours.
+-spec tick(partisan_overlay:now_ms(), group()) -> {boolean(), group()}.
 tick(Now, #group{own = Own, first = Own, word = Word} = G) ->
     Next = max(Now, Word + 1),
-    {Next, G#group{word = Next, at = Now, left = ?ASKED}};
+    {true, G#group{word = Next, at = Now, left = ?ASKED}};
 tick(Now, #group{own = Own, at = At, every = Every} = G) when Now - At > ?LOST_AFTER * Every ->
     tick(Now, G#group{first = Own, word = Now, since = Now, asked = []});
 tick(_, G) ->
-    {none, G}.
+    {false, G}.
 
 %% A neighbour passed a word on. true: it is new, and goes to the other neighbours.
 -spec heard(node(), integer(), partisan_overlay:now_ms(), group()) -> {boolean(), group()}.
@@ -60,8 +60,9 @@ heard(First, Word, Now, #group{own = Own, first = First, word = Last} = G)
 heard(_, _, _, G) ->
     {false, G}.
 
--spec first(group()) -> node().
-first(#group{first = First}) -> First.
+%% The latest word, as neighbours pass it on.
+-spec latest(group()) -> {first, node(), integer()}.
+latest(#group{first = First, word = Word}) -> {first, First, Word}.
 
 %% Whether somebody whose first node is that one is of another group.
 -spec is_other(node(), partisan_overlay:now_ms(), group()) -> boolean().
