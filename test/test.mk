@@ -104,7 +104,8 @@ sim: sim-build ## the papers' figures, SIM_NODES=10000 simulated nodes; some min
 # Each rule in test/prop/mutants is broken once, and a property has to notice.
 mutants: sim-build $(PROP_HELPERS) ## the overlays' rules broken: are the properties awake?
 	@mkdir -p build/prop/ebin
-	erlc $(ERLC_FLAGS) -pa build/sim -o build/prop/ebin test/prop/prop_overlay.erl test/prop/prop_ring.erl
+	erlc $(ERLC_FLAGS) -pa build/sim -o build/prop/ebin test/prop/prop_overlay.erl test/prop/prop_ring.erl \
+		test/prop/prop_malformed.erl
 	@test/run/mutants ebin build/sim build/prop/ebin
 
 # --- eunit -------------------------------------------------------------------------------------------

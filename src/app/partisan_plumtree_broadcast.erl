@@ -38,7 +38,8 @@
              shell = none :: none | reference(),
              mods :: [module()],
              exchanges = [] :: [exchange()],
-             overrun = none :: none | integer()}).
+             overrun = none :: none | integer(),
+             malformed = none :: none | integer()}).   % the last line about each
 
 %% ------------------------------------------------------------------------------------------------
 %% For users
@@ -186,15 +187,11 @@ handle_cast({notice, {neighbour_down, Node, _} = Notice}, St) ->
 handle_cast(_Other, St) ->
     {noreply, St}.
 
-handle_info({plumtree, From, Msg}, St0) ->
-    Questions = partisan_plumtree:questions(Msg),
-    Mods = lists:usort([element(2, Q) || Q <- Questions]),
-    St = lists:foldl(fun known/2, St0, [M || M <- Mods, handler(M)]),
-    Channel = case Mods of
-                  [Mod] -> Mod;
-                  _ -> none
-              end,
-    {noreply, event({msg, From, Msg, [answer(Q) || Q <- Questions]}, Channel, St)};
+handle_info({plumtree, From, Msg}, St) when is_atom(From) ->
+    case partisan_plumtree:well_formed(Msg) of
+        true -> {noreply, heard(From, Msg, St)};
+        false -> {noreply, malformed(From, St)}
+    end;
 handle_info({timeout, Ref, {timer, Name}}, #st{timers = Timers} = St) ->
     case Timers of
         #{Name := Ref} ->
@@ -215,6 +212,26 @@ handle_info(watch, St) ->
     {noreply, watch(St)};
 handle_info(_Message, St) ->
     {noreply, St}.
+
+heard(From, Msg, St0) ->
+    Questions = partisan_plumtree:questions(Msg),
+    Mods = lists:usort([element(2, Q) || Q <- Questions]),
+    St = lists:foldl(fun known/2, St0, [M || M <- Mods, handler(M)]),
+    Channel = case Mods of
+                  [Mod] -> Mod;
+                  _ -> none
+              end,
+    event({msg, From, Msg, [answer(Q) || Q <- Questions]}, Channel, St).
+
+malformed(From, #st{malformed = Last} = St) ->
+    case now_ms() of
+        Now when Last =:= none; Now - Last > ?LINE_MS ->
+            ?LOG_WARNING("partisan: dropped a broadcast message of ~ts that this version cannot take: "
+                         "do all nodes run the same version of partisan?", [From]),
+            St#st{malformed = Now};
+        _ ->
+            St
+    end.
 
 %% The overlay starts after or before us, and may start again.
 watch(St0) ->

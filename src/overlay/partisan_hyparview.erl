@@ -136,8 +136,12 @@ event({latency, Name, Time}, S) ->
 event({msg, From, Msg}, #hpv{phase = Phase} = S) ->
     case state_of(From, S) of
         closing -> S;                            %% it dies with the link, and so would an answer
-        State when Phase =:= member -> msg(Msg, From, State, S);
-        _ -> away(Msg, From, S)
+        State ->
+            case partisan_hyparview_message:well_formed(From, Msg) of
+                true when Phase =:= member -> msg(Msg, From, State, S);
+                true -> away(Msg, From, S);
+                false -> emit({malformed, From}, S)
+            end
     end;
 event(_, S) ->
     S.

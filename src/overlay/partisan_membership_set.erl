@@ -26,7 +26,7 @@
 
 -export([new/3, self/1, incarnation/1, renew/2]).
 -export([members/1, names/1, is_member/2, spec/2, lookup/2, size/1, tombstones/1]).
--export([leave/2, merge/2]).
+-export([leave/2, merge/2, is_items/1, is_summary/1]).
 -export([hash/1, summary/1, compare/2, take/2, take_all/1]).
 -export([confirm/2, confirm/3, collect/3, floor/1]).
 
@@ -160,6 +160,29 @@ change({_, {up, _}}, up, Name) -> {renewed, Name};
 change(_, up, Name) -> {added, Name};
 change({_, {up, _}}, left, Name) -> {removed, Name};
 change(_, left, Name) -> {tombstone, Name}.
+
+%% What merge/2 and compare/2 can take: each name once, with its own spec.
+-spec is_items(term()) -> boolean().
+is_items(Items) ->
+    partisan_overlay_shape:all(fun is_item/1, Items) andalso is_unique(Items).
+
+is_item({Name, Incarnation, left}) -> is_atom(Name) andalso is_count(Incarnation);
+is_item({Name, Incarnation, {up, Spec}}) ->
+    is_count(Incarnation) andalso partisan_overlay_shape:is_spec_of(Name, Spec);
+is_item(_) -> false.
+
+-spec is_summary(term()) -> boolean().
+is_summary(Summary) ->
+    partisan_overlay_shape:all(fun({Name, Incarnation, State}) ->
+                                       is_atom(Name) andalso is_count(Incarnation)
+                                           andalso lists:member(State, [up, left, gone]);
+                                  (_) ->
+                                       false
+                               end, Summary) andalso is_unique(Summary).
+
+is_count(N) -> is_integer(N) andalso N >= 0.
+
+is_unique(List) -> length(lists:ukeysort(1, List)) =:= length(List).
 
 %% ------------------------------------------------------------------------------------------------
 %% Comparing replicas

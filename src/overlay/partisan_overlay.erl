@@ -19,8 +19,10 @@
 %%   - A timer fires once, as `{timer, Name}`. Starting a running one restarts it; after `cancel`
 %%     it does not fire, not even when its time had come already.
 %%
-%% Errors: a core must take any `{msg, From, Term}`: what it does not know it drops (a newer peer
-%% may say it). The shell treats a crash of the core as the end of the overlay, never hides it.
+%% Errors: a core must take any `{msg, From, Term}`: peers may be of another version, older or newer.
+%% What it cannot take it drops with a `{malformed, From}`, before any of it is in the state, where it
+%% would fail later (partisan_overlay_shape helps). The shell treats a crash of the core as the end
+%% of the overlay, never hides it.
 -module(partisan_overlay).
 
 -export_type([spec/0, config/0, now_ms/0, tag/0, event/0, effect/0, notice/0, info/0]).
@@ -68,6 +70,7 @@
                                     %% route of its own, are relayed by neighbour Via; those in
                                     %% the second list are no more
       | {reply, tag(), term()}
+      | {malformed, node()}         %% that node said what this version cannot take: a line now and then
       | {log, logger:level(), string(), [term()]}.
 
 %% For on_up/on_down, broadcast and routing. A neighbour is a linked node that the overlay uses;

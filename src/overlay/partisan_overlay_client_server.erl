@@ -65,8 +65,25 @@ options() ->
       connection_interval => {integer, 1, infinity, 1000},
       redial_max => {integer, 1, infinity, 30000}}.
 
-handle(Event, _Now, #client{} = Cl) -> done(client(Event, Cl));
-handle(Event, Now, #server{} = Sv) -> done(server(Event, Sv#server{now = Now})).
+handle({msg, From, Msg} = Event, Now, S) ->
+    case well_formed(From, Msg) of
+        true -> handled(Event, Now, S);
+        false -> done(fx({malformed, From}, S))
+    end;
+handle(Event, Now, S) ->
+    handled(Event, Now, S).
+
+%% What is said in the mesh of servers is for the core inside to judge.
+well_formed(From, {hello, Spec}) -> partisan_overlay_shape:is_spec_of(From, Spec);
+well_formed(_, {What, Specs}) when What =:= welcome; What =:= servers ->
+    partisan_overlay_shape:is_specs(Specs);
+well_formed(_, {clients, Come, Gone}) ->
+    partisan_overlay_shape:is_names(Come) andalso partisan_overlay_shape:is_names(Gone);
+well_formed(_, {mesh, _}) -> true;
+well_formed(_, Msg) -> lists:member(Msg, [here, bye, no_server]).
+
+handled(Event, _Now, #client{} = Cl) -> done(client(Event, Cl));
+handled(Event, Now, #server{} = Sv) -> done(server(Event, Sv#server{now = Now})).
 
 done(#client{fx = Fx} = Cl) -> {Cl#client{fx = []}, lists:reverse(Fx)};
 done(#server{fx = Fx} = Sv) -> {Sv#server{fx = []}, lists:reverse(Fx)}.

@@ -98,8 +98,12 @@ event({call, Tag, {reserve, _}}, St) -> fx({reply, Tag, {error, no_available_slo
 event({call, Tag, _}, St) -> fx({reply, Tag, {error, not_implemented}}, St);
 event({up, Name}, St) -> up(Name, St);
 event({down, Name, Reason}, St) -> down(Name, Reason, St);
-event({msg, From, {full, Incarnation, Mine, Body}}, St) -> heard(From, Incarnation, Mine, Body, St);
-event({msg, _, _}, St) -> St;
+event({msg, From, {full, Incarnation, Mine, Body} = Msg}, St) ->
+    case well_formed(Msg) of
+        true -> heard(From, Incarnation, Mine, Body, St);
+        false -> fx({malformed, From}, St)
+    end;
+event({msg, From, _}, St) -> fx({malformed, From}, St);
 event({timer, gossip}, St) -> gossip(St);
 event({timer, {dial, Name}}, St) -> dial(Name, St);
 event({timer, {part, Name}}, #st{linked = Linked} = St) ->
@@ -193,6 +197,19 @@ first_dial(Name, #st{name = Self, dialing = Dialing} = St) ->
 
 %% ------------------------------------------------------------------------------------------------
 %% Messages
+
+well_formed({full, Incarnation, Mine, Body}) ->
+    is_integer(Incarnation) andalso (Mine =:= none orelse is_integer(Mine)) andalso is_body(Body).
+
+is_body({join, none}) -> true;
+is_body({join, {Mine, State}}) -> is_integer(Mine) andalso (State =:= up orelse State =:= left);
+is_body({welcome, Items}) -> partisan_membership_set:is_items(Items);
+is_body({reset, Above}) -> is_integer(Above);
+is_body({What, Hash}) when What =:= digest; What =:= same -> is_integer(Hash);
+is_body({summary, Summary}) -> partisan_membership_set:is_summary(Summary);
+is_body({delta, Items, Wanted}) ->
+    partisan_membership_set:is_items(Items) andalso partisan_overlay_shape:is_names(Wanted);
+is_body(Body) -> lists:member(Body, [unknown, here, joined]).
 
 heard(From, Incarnation, _, {join, Known}, St) ->
     joined(From, Incarnation, Known, St);
@@ -306,7 +323,7 @@ talk(From, {delta, Items, Wanted}, #st{guests = Guests} = St0) ->
         {in, #st{set = Set0} = St1} ->
             {Changes, Set} = partisan_membership_set:merge(Items, Set0),
             St2 = St1#st{set = Set, guests = maps:remove(From, Guests)},
-            St3 = case partisan_membership_set:take(Wanted, Set) of
+            St3 = case partisan_membership_set:take(lists:usort(Wanted), Set) of
                       [] -> St2;
                       Answer -> say(From, {delta, Answer, []}, St2)
                   end,

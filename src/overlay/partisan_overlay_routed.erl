@@ -79,14 +79,12 @@ info(#rt{core = Core, overlay = Overlay, map = Map, table = Table, tree = Tree})
 %% --- events -----------------------------------------------------------------------------------------
 
 event({msg, From, {overlay, Msg}}, S) ->
-    overlay({msg, From, Msg}, S);
-event({msg, From, {tree, Msg}}, S0) ->
-    {Answers, S} = lists:mapfoldl(fun answer/2, S0, partisan_plumtree:questions(Msg)),
-    tree({msg, From, Msg, Answers}, S);
-event({msg, From, {map, Msg}}, S) ->
-    compare(Msg, From, S);
-event({msg, _, _}, S) ->
-    S;
+    overlay({msg, From, Msg}, S);                %% that core knows what it can take
+event({msg, From, Msg}, S) ->
+    case well_formed(Msg) of
+        true -> msg(Msg, From, S);
+        false -> emit({malformed, From}, S)
+    end;
 event({timer, {overlay, Name}}, S) ->
     overlay({timer, Name}, S);
 event({timer, {tree, Name}}, S) ->
@@ -99,6 +97,23 @@ event({timer, sweep}, S) ->
     sweep(S);
 event(Event, S) ->
     overlay(Event, S).
+
+msg({tree, Msg}, From, S0) ->
+    {Answers, S} = lists:mapfoldl(fun answer/2, S0, partisan_plumtree:questions(Msg)),
+    tree({msg, From, Msg, Answers}, S);
+msg({map, Msg}, From, S) ->
+    compare(Msg, From, S).
+
+%% Of the tree's payloads those that are to become part of the map count.
+well_formed({tree, {payload, _, {partisan_route, _}, _, Word} = Msg}) ->
+    partisan_plumtree:well_formed(Msg) andalso partisan_route:is_word(Word);
+well_formed({tree, Msg}) -> partisan_plumtree:well_formed(Msg);
+well_formed({map, {hash, Hash}}) -> is_integer(Hash);
+well_formed({map, {digest, Digest}}) -> partisan_route:is_digest(Digest);
+well_formed({map, {words, Words, Want}}) ->
+    partisan_overlay_shape:all(fun partisan_route:is_word/1, Words)
+        andalso partisan_overlay_shape:is_names(Want);
+well_formed(_) -> false.
 
 overlay(Event, #rt{core = Core, overlay = State0, now = Now} = S) ->
     {State, Effects} = Core:handle(Event, Now, State0),
@@ -183,9 +198,7 @@ compare({words, Words, Want}, From, S0) ->
     case Want of
         [] -> S;
         _ -> emit({send, From, {map, {words, partisan_route:words(Want, S#rt.map), []}}}, S)
-    end;
-compare(_, _, S) ->
-    S.
+    end.
 
 %% --- routes -----------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@
 %% overlay gets to make its links before those of the old one are closed.
 -define(SWITCH_JOIN, 500).
 -define(SWITCH_SETTLE, 5000).
+-define(LINE_MS, 10000).
 
 -record(link, {state :: dialing | up | closing,
                link :: partisan_overlay_link:link(),
@@ -47,6 +48,7 @@
              neighbours = #{} :: #{node() => []},
              waiting = [] :: [{node(), gen_server:from()}],
              strangers = #{} :: #{node() => []},
+             malformed = none :: none | integer(), % time of the last line about such a message
              settling = none :: none | #{node() => []}}). % neighbours of the overlay of before
 
 %% ------------------------------------------------------------------------------------------------
@@ -373,6 +375,15 @@ effect({routes, Add, Remove}, St) ->
 effect({reply, From, Answer}, St) ->
     gen_server:reply(From, Answer),
     St;
+effect({malformed, Node}, #st{malformed = Last} = St) ->
+    case now_ms() of
+        Now when Last =:= none; Now - Last > ?LINE_MS ->
+            ?LOG_WARNING("partisan: dropped a message of ~ts that this version of the overlay cannot "
+                         "take: do all nodes run the same version of partisan?", [Node]),
+            St#st{malformed = Now};
+        _ ->
+            St
+    end;
 effect({log, Level, Format, Args}, St) ->
     ?LOG(Level, Format, Args),
     St.

@@ -71,14 +71,24 @@ event({up, Name}, #st{linked = Linked, peers = Peers, dial = Dial} = St0) ->
         false -> fx({send, Name, here}, St)
     end;
 event({down, Name, Reason}, St) -> down(Name, Reason, St);
-event({msg, From, {hello, #{name := From} = Spec}}, #st{self = Self} = St) ->
-    fx({send, From, {welcome, Self}}, greeted(From, Spec, St));
-event({msg, From, {welcome, #{name := From} = Spec}}, #st{peers = Peers} = St)
-  when is_map_key(From, Peers) ->
-    greeted(From, Spec, St);
+event({msg, From, {hello, Spec} = Msg}, #st{self = Self} = St) ->
+    case well_formed(From, Msg) of
+        true -> fx({send, From, {welcome, Self}}, greeted(From, Spec, St));
+        false -> fx({malformed, From}, St)
+    end;
+event({msg, From, {welcome, Spec} = Msg}, #st{peers = Peers} = St) when is_map_key(From, Peers) ->
+    case well_formed(From, Msg) of
+        true -> greeted(From, Spec, St);
+        false -> fx({malformed, From}, St)
+    end;
 event({msg, From, here}, #st{peers = Peers} = St) when is_map_key(From, Peers) ->
     hello(From, St);
 event({msg, From, bye}, St) -> part(From, wait, St);
+event({msg, From, Msg}, St) ->
+    case well_formed(From, Msg) of
+        true -> St;                              % of one that is no peer
+        false -> fx({malformed, From}, St)
+    end;
 event({timer, {dial, Name}}, #st{peers = Peers, linked = Linked} = St) ->
     case Peers of
         #{Name := Spec} when not is_map_key(Name, Linked) -> fx({connect, Spec}, St);
@@ -90,6 +100,10 @@ event({timer, {part, Name}}, #st{linked = Linked} = St) ->
         false -> St
     end;
 event(_Other, St) -> St.
+
+well_formed(From, {What, Spec}) when What =:= hello; What =:= welcome ->
+    partisan_overlay_shape:is_spec_of(From, Spec);
+well_formed(_, Msg) -> Msg =:= here orelse Msg =:= bye.
 
 hello(Name, #st{self = Self} = St) ->
     fx({send, Name, {hello, Self}}, St).

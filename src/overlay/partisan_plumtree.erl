@@ -30,7 +30,7 @@
 %%   {exchange, Node}                                         handlers are to compare with Node
 -module(partisan_plumtree).
 
--export([init/4, handle/3, info/1, defaults/0, questions/1, peers/2]).
+-export([init/4, handle/3, info/1, well_formed/1, defaults/0, questions/1, peers/2]).
 
 -export_type([state/0, message/0, question/0]).
 
@@ -95,6 +95,21 @@ init(#{name := Name}, Config, Now, Rand0) ->
           {state(), [partisan_overlay:effect() | {exchange, node()}]}.
 handle(Event, Now, S) ->
     done(event(Event, S#plt{now = Now})).
+
+%% A message, as far as the core looks into it; questions/1 and handle/3 take no other.
+-spec well_formed(term()) -> boolean().
+well_formed({payload, Root, Key, Round, _}) -> is_name({Root, Key, Round});
+well_formed({i_have, Names}) -> partisan_overlay_shape:all(fun is_name/1, Names);
+well_formed({graft, Root, none}) -> is_atom(Root);
+well_formed({graft, Root, {Key, Round}}) -> is_name({Root, Key, Round});
+well_formed({prune, Root}) -> is_atom(Root);
+well_formed(_) -> false.
+
+is_name({Root, Key, Round}) ->
+    is_atom(Root) andalso partisan_overlay_shape:is_key(Key) andalso is_integer(Round)
+        andalso Round > 0;
+is_name(_) ->
+    false.
 
 %% What to ask the handlers before the message is handed in.
 -spec questions(term()) -> [question()].

@@ -68,10 +68,15 @@ handle({down, Node, _}, _, #ring{linked = Linked, known = Known, away = Away} = 
                             true -> ordsets:add_element(Node, Away);
                             false -> Away
                         end});
-handle({msg, _, {specs, Specs}}, Now, #ring{known = Known, gone = Gone, name = Own} = S) ->
-    New = orddict:from_list([{N, Spec} || #{name := N} = Spec <- Specs, N =/= Own,
-                                          maps:get(N, Gone, Now) =< Now]),
-    place(S#ring{known = orddict:merge(fun(_, _, Spec) -> Spec end, Known, New)});
+handle({msg, From, {specs, Specs}}, Now, #ring{known = Known, gone = Gone, name = Own} = S) ->
+    case partisan_overlay_shape:is_specs(Specs) of
+        true ->
+            New = orddict:from_list([{N, Spec} || #{name := N} = Spec <- Specs, N =/= Own,
+                                                  maps:get(N, Gone, Now) =< Now]),
+            place(S#ring{known = orddict:merge(fun(_, _, Spec) -> Spec end, Known, New)});
+        false ->
+            {S, [{malformed, From}]}
+    end;
 handle({msg, _, {left, Node}}, Now, #ring{known = Known, near = Near} = S0) ->
     case orddict:is_key(Node, Known) of
         true ->
@@ -80,6 +85,8 @@ handle({msg, _, {left, Node}}, Now, #ring{known = Known, near = Near} = S0) ->
         false ->
             {S0, []}
     end;
+handle({msg, From, _}, _, S) ->
+    {S, [{malformed, From}]};
 handle({timer, gossip}, Now, #ring{near = Near, linked = Linked, gone = Gone, opt = Opt} = S) ->
     %% By now the other end knows as much as we do, so it does not want that link either.
     {S#ring{gone = maps:filter(fun(_, Until) -> Until > Now end, Gone)},

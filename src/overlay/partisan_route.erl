@@ -14,7 +14,7 @@
 -module(partisan_route).
 
 -export([new/2, local/2, own/1, learn/2, is_known/3, find/2, words/2, lacking/2, digest/1, hash/1,
-         routes/1, reachable/1, forget/2]).
+         routes/1, reachable/1, forget/2, is_word/1, is_digest/1]).
 
 -export_type([t/0, word/0, version/0]).
 
@@ -61,6 +61,20 @@ learn({Node, {Incarnation, Count} = Version, Links}, #route{words = Words} = R)
     end;
 learn(_, R) ->
     {old, R}.
+
+-spec is_word(term()) -> boolean().
+is_word({Node, Version, Links}) ->
+    is_version({Node, Version}) andalso partisan_overlay_shape:is_names(Links);
+is_word(_) ->
+    false.
+
+-spec is_digest(term()) -> boolean().
+is_digest(Digest) -> partisan_overlay_shape:all(fun is_version/1, Digest).
+
+is_version({Node, {Incarnation, Count}}) ->
+    is_atom(Node) andalso is_integer(Incarnation) andalso is_integer(Count);
+is_version(_) ->
+    false.
 
 %% That word, or a later one.
 -spec is_known(node(), version(), t()) -> boolean().
