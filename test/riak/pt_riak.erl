@@ -7,7 +7,7 @@
 -define(NODES, 3).
 -define(RING, 64).
 -define(BOOT_MS, 60000).
--define(SETTLE_MS, 60000).
+-define(SETTLE_MS, 180000).
 -define(CHANNELS, [undefined, {monotonic, gossip}, broadcast, vnode]).
 
 -type options() :: #{
