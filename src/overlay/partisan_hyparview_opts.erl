@@ -1,11 +1,11 @@
-%% The options of partisan_hyparview.
+%% The options of partisan_hyparview, as partisan_overlay_opts checks them.
 -module(partisan_hyparview_opts).
 
 -export([options/0]).
 
 %% Options, under the names of Partisan's `hyparview` configuration, with the paper's defaults for
 %% 10,000 nodes. Sizes count peers, not the node itself (Partisan's 6 is our 5). Times are ms.
--spec options() -> #{atom() => tuple()}.
+-spec options() -> partisan_overlay_opts:table().
 options() ->
     #{active_max_size => {integer, 1, 1000, 5},
       %% With fewer, a refused request is followed by another at once, not at the next promotion tick.
