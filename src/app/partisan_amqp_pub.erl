@@ -13,7 +13,10 @@
 -include_lib("kernel/include/logger.hrl").
 
 -define(MANAGER, partisan_amqp_peer_service_manager).
+-define(WAKE_MS, 100).
+-define(WAKE_TRIES, 50).
 -define(LINE_MS, 10000).
+-define(LINGER_MS, 30000).
 -define(FULL_MS, 1000). % that a full queue of a node keeps its senders away
 -define(ROOM, 1024).    % of a frame, for all but the message
 
@@ -32,6 +35,7 @@
              asked = #{} :: #{gen_server:from() => reference()},   % confirms awaited
              full = #{} :: #{node() => integer()},
              beat = none :: none | reference(),
+             until = none :: none | integer(), % another overlay runs: when to give up what is left
              counters = #{} :: #{atom() => non_neg_integer()},
              line = none :: none | integer()}).
 
@@ -95,14 +99,40 @@ woken(#st{conf = none, link = Link} = St) ->
 woken(St) ->
     St.
 
+% The shell says so itself only a moment after it has asked the manager what to run.
+wake(Tries, St0) ->
+    case woken(St0) of
+        #st{conf = none} = St when Tries > 0 ->
+            _ = erlang:start_timer(?WAKE_MS, self(), {wake, Tries - 1}),
+            St;
+        St ->
+            St
+    end.
+
 wanted() -> partisan_overlay_shell:manager() =:= {ok, ?MANAGER}.
 
-%% Another overlay runs: what is unconfirmed has had its time.
+%% Another overlay runs. What is unconfirmed gets some time yet.
+unwanted(_Now, #st{conf = none} = St) ->
+    St;
+unwanted(Now, #st{until = none} = St) ->
+    unwanted(Now, St#st{until = Now + ?LINGER_MS});
+unwanted(Now, #st{until = Until, window = W, conf = #{heartbeat_interval := Ms}} = St) ->
+    case partisan_amqp_window:size(W) of
+        0 ->
+            asleep(St);
+        _ when Now < Until ->
+            beat_in(Ms, St);
+        Lost ->
+            ?LOG_WARNING("partisan: another overlay runs and the AMQP broker did not take what was left: "
+                         "~b messages are lost", [Lost]),
+            asleep(St)
+    end.
+
 asleep(#st{link = Link, waiters = Waiters, asked = Asked} = St) ->
     lists:foreach(fun({From, _, _}) -> gen_server:reply(From, {error, not_yet_connected}) end,
                   maps:values(Waiters)),
     lists:foreach(fun(From) -> gen_server:reply(From, {error, timeout}) end, maps:keys(Asked)),
-    St#st{conf = none, window = none, link = partisan_amqp_port:close(Link), waiters = #{},
+    St#st{conf = none, window = none, until = none, link = partisan_amqp_port:close(Link), waiters = #{},
           asked = #{}, waiting = queue:new(), full = #{}}.
 
 handle_call(info, _From, #st{window = none, counters = Counters} = St) ->
@@ -124,7 +154,7 @@ handle_call({send, Mode, Timeout, #msg{node = Node} = Msg}, From, St) ->
     end.
 
 handle_cast(wake, St) ->
-    {noreply, woken(St)};
+    {noreply, wake(?WAKE_TRIES, St)};
 handle_cast(announce, St) ->
     {noreply, beat(St)};
 handle_cast(_Request, St) ->
@@ -132,11 +162,13 @@ handle_cast(_Request, St) ->
 
 handle_info({timeout, Ref, beat}, #st{beat = Ref} = St) ->
     case wanted() of
-        true -> {noreply, beat(St)};
-        false -> {noreply, asleep(St#st{beat = none})}
+        true -> {noreply, beat(St#st{until = none})};
+        false -> {noreply, unwanted(erlang:monotonic_time(millisecond), St#st{beat = none})}
     end;
 handle_info({timeout, Ref, {waiter, From}}, St) ->
     {noreply, impatient(Ref, From, St)};
+handle_info({timeout, _, {wake, Tries}}, St) ->
+    {noreply, wake(Tries, St)};
 handle_info(Message, #st{link = Link0} = St) ->
     case partisan_amqp_port:handle(Message, Link0) of
         {ok, Events, Link} ->

@@ -12,6 +12,8 @@
 -include_lib("kernel/include/logger.hrl").
 
 -define(MANAGER, partisan_amqp_peer_service_manager).
+-define(WAKE_MS, 100).
+-define(WAKE_TRIES, 50).
 -define(PRUNE_MS, 60000).
 -define(KEEP_MS, 3600000). % what a sender that was not heard for so long sends again counts as new
 
@@ -47,6 +49,16 @@ woken(#st{on = false, link = Link} = St) ->
 woken(St) ->
     St.
 
+% The shell says so itself only a moment after it has asked the manager what to run.
+wake(Tries, St0) ->
+    case woken(St0) of
+        #st{on = false} = St when Tries > 0 ->
+            _ = erlang:start_timer(?WAKE_MS, self(), {wake, Tries - 1}),
+            St;
+        St ->
+            St
+    end.
+
 wanted() -> partisan_overlay_shell:manager() =:= {ok, ?MANAGER}.
 
 handle_call(info, _From, #st{link = Link, counters = Counters, seen = Seen} = St) ->
@@ -54,7 +66,7 @@ handle_call(info, _From, #st{link = Link, counters = Counters, seen = Seen} = St
               problem => partisan_amqp_port:problem(Link), counters => Counters,
               ids => partisan_amqp_seen:size(Seen)}, St}.
 
-handle_cast(wake, St) -> {noreply, woken(St)};
+handle_cast(wake, St) -> {noreply, wake(?WAKE_TRIES, St)};
 handle_cast(_Request, St) -> {noreply, St}.
 
 handle_info({timeout, _, {look, Ms}}, #st{link = Link} = St) ->
@@ -68,6 +80,8 @@ handle_info({timeout, _, {look, Ms}}, #st{link = Link} = St) ->
 handle_info({timeout, _, prune}, #st{seen = Seen} = St) ->
     _ = erlang:start_timer(?PRUNE_MS, self(), prune),
     {noreply, St#st{seen = partisan_amqp_seen:prune(now_ms() - ?KEEP_MS, Seen)}};
+handle_info({timeout, _, {wake, Tries}}, St) ->
+    {noreply, wake(Tries, St)};
 handle_info(Message, #st{link = Link0} = St) ->
     case partisan_amqp_port:handle(Message, Link0) of
         {ok, Events, Link} -> {noreply, lists:foldl(fun event/2, St#st{link = Link}, Events)};

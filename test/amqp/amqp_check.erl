@@ -43,6 +43,7 @@ run(Home, Work, Ebin) ->
            {"the broker away for long: senders wait, memory is bounded", fun() -> long(Ctx, A, B) end},
            {"the broker short of memory: senders wait", fun() -> starved(Ctx, A, B) end},
            {"TLS, with certificates of the right authority only", fun() -> tls(Ctx, A) end},
+           {"from a full mesh to the broker, and back, while it runs", fun() -> switch(Ctx) end},
            {"leave and join", fun() -> leave(A, B) end},
            {"no node is connected with another", fun() -> unconnected(A, B) end}]),
     [peer:stop(Peer) || {Peer, _} <- [A, B]],
@@ -183,6 +184,30 @@ leave(A, {_, NameB} = B) ->
                                      lists:member(NameA, Members) end),
     ok.
 
+switch(#{options := Options0} = Ctx) ->
+    Mesh = partisan_pluggable_peer_service_manager,
+    Options = Options0#{cluster => "check-switch-" ++ os:getpid()},
+    [{_, NameG} = G, {_, NameH} = H] = Nodes = [start(Ctx, Options, Name, Mesh) || Name <- ["g", "h"]],
+    ok = call(G, partisan_peer_service, sync_join, [NameH]),
+    Senders = [{G, switch1, H, queued}, {H, switch2, G, queued}],
+    ok = call(G, partisan, set_overlay, [?MANAGER]),
+    members(Nodes),
+    %% Connections between members stay, and are used, until they end.
+    _ = call(G, erlang, disconnect_node, [NameH]),
+    [await("no link is left", 30000, fun() -> call(Node, erlang, nodes, [connected]) =:= [] end)
+     || Node <- Nodes],
+    start_senders(Senders),
+    [await_accepted(From, Name, 100) || {From, Name, _, _} <- Senders],
+    finish(Senders),
+    %% The call goes to members over the distribution, so there has to be one.
+    true = call(G, net_kernel, hidden_connect_node, [NameH]),
+    ok = call(G, partisan, set_overlay, [Mesh]),
+    await("asleep", 20000, fun() -> not maps:get(connected, call(G, partisan_amqp_pub, info, [])) end),
+    await("neighbours", 20000,
+          fun() -> call(H, partisan_overlay_shell, neighbours, []) =:= {ok, [NameG]} end),
+    [peer:stop(Peer) || {Peer, _} <- Nodes],
+    ok.
+
 unconnected(A, B) ->
     [[] = call(Node, erlang, nodes, [connected]) || Node <- [A, B]],
     ok.
@@ -234,13 +259,17 @@ call({Peer, _}, Module, Function, Args) ->
     peer:call(Peer, Module, Function, Args, 60000).
 
 %% Over its standard input, not over the distribution. A node's name is its own.
-start(#{ebin := Ebins}, Options, Short) ->
+start(Ctx, Options, Short) ->
+    start(Ctx, Options, Short, ?MANAGER).
+
+start(#{ebin := Ebins}, Options, Short, Manager) ->
     Name = "ptamqp_" ++ Short ++ "_" ++ os:getpid(),
     {ok, Peer, Node} = peer:start_link(#{name => Name, longnames => false, connection => standard_io,
                                          args => lists:append([["-pa", Dir] || Dir <- Ebins])
                                              ++ ["-proto_dist", "partisan", "-kernel", "logger_level",
-                                                 "critical"]}),
-    ok = peer:call(Peer, amqp_peer, start, [Options], 30000),
+                                                 "critical", "-kernel",
+                                                 "prevent_overlapping_partitions", "false"]}),
+    ok = peer:call(Peer, amqp_peer, start, [Manager, Options], 30000),
     {Peer, Node}.
 
 secure(#{dir := Dir}, Port, Tls) ->

@@ -2,13 +2,13 @@
 %% what was accepted.
 -module(amqp_peer).
 
--export([start/1, sink/0, received/1, sender/4, accepted/1, busy/1, stop/1, pid/0, await_pid/2]).
+-export([start/2, sink/0, received/1, sender/4, accepted/1, busy/1, stop/1, pid/0, await_pid/2]).
 
 %% The sink is there before anything can arrive for it.
-start(Options) ->
+start(Manager, Options) ->
     sink(),
     _ = application:load(partisan), % the carrier may have
-    application:set_env(partisan, peer_service_manager, partisan_amqp_peer_service_manager),
+    application:set_env(partisan, peer_service_manager, Manager),
     application:set_env(partisan, amqp, Options),
     {ok, _} = application:ensure_all_started(partisan),
     ok.
