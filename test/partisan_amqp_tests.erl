@@ -242,6 +242,9 @@ processes_test_() ->
              {"a program that cannot run", "exit 127", #{}, fun cannot_run/0},
              {"a program that says nonsense", "printf '\\000\\000\\000\\002zz'; exec cat >/dev/null", #{},
               fun nonsense/0},
+             {"a program that ends while it is written to",
+              "echo x >>\"$0.runs\"; printf '\\000\\000\\000\\001\\001'", #{reconnect_max => 10},
+              fun ends/0},
              {"no program", none, #{}, fun cannot_run/0}]].
 
 never_confirms() ->
@@ -267,6 +270,15 @@ cannot_run() ->
     ?assertMatch(#{connected := false}, partisan_amqp_pub:info()),
     ?assertMatch({ok, [_]}, partisan_peer_service:members()).
 
+%% Larger than a pipe holds, so that some of it is still being written: the port ends, its owner does not.
+ends() ->
+    Pid = whereis(partisan_amqp_pub),
+    ok = partisan_amqp_pub:send(b@c, x, <<0:8000000>>, #{}),
+    {ok, #{program := Program}} = application:get_env(partisan, amqp),
+    await(fun() -> filelib:file_size(Program ++ ".runs") >= 60 end), % some thirty, of both processes
+    ?assertMatch(#{unconfirmed := 1}, partisan_amqp_pub:info()),
+    ?assertEqual(Pid, whereis(partisan_amqp_pub)).
+
 nonsense() ->
     cannot_run(),
     ?assertMatch(#{connected := false}, partisan_amqp_sub:info()).
@@ -279,6 +291,7 @@ with(Program, Options, Fun) ->
             ok = file:write_file(File, ["#!/bin/sh\n", Program, "\n"]),
             ok = file:change_mode(File, 8#755)
         end,
+    _ = file:delete(File ++ ".runs"),
     #{level := Level} = logger:get_primary_config(),
     logger:set_primary_config(level, critical),
     _ = application:load(partisan),

@@ -2,6 +2,8 @@
 %% after a pause when that ends. No process of its own but one that writes: a port whose program takes
 %% nothing suspends who writes to it, and that must not be who answers callers.
 %%
+%% The owner traps exits: a port is linked to it, and may end at any write.
+%%
 %% Memory: what is given to send/2 waits in the writer, so its owner has to bound what it sends
 %% (a window, or acknowledgements of what a prefetch bounds).
 -module(partisan_amqp_port).
@@ -83,12 +85,19 @@ handle({Port, {exit_status, 127}}, #link{port = Port} = Link) ->
              "(Debian package librabbitmq4)">>, Link);
 handle({Port, {exit_status, Status}}, #link{port = Port} = Link) ->
     failed(iolist_to_binary(io_lib:format("partisan_amqp ended with status ~b", [Status])), Link);
+%% A port ends like this, without a status, when it is written to after the program has ended.
+handle({'EXIT', Port, Reason}, #link{port = Port} = Link) ->
+    failed(iolist_to_binary(io_lib:format("partisan_amqp has ended: ~tp", [Reason])), Link);
+handle({'EXIT', Pid, normal}, Link) when is_pid(Pid) ->
+    {ok, [], Link}; % a writer whose port is closed
 handle({timeout, Ref, ?RETRY}, #link{timer = Ref} = Link) ->
     {ok, [], start(Link#link{timer = none})};
 handle({timeout, Ref, ?LATE}, #link{timer = Ref} = Link) ->
     failed(<<"no answer from partisan_amqp">>, Link#link{timer = none});
 handle({timeout, _, What}, Link) when What =:= ?RETRY; What =:= ?LATE ->
     {ok, [], Link}; % one that was cancelled too late
+handle({'EXIT', Port, _}, Link) when is_port(Port) ->
+    {ok, [], Link};
 handle({Port, {_, _}}, Link) when is_port(Port) ->
     {ok, [], Link}; % of one that was closed
 handle(_Message, _Link) ->

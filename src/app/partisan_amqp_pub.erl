@@ -84,6 +84,7 @@ info() -> gen_server:call(?MODULE, info).
 %% ------------------------------------------------------------------------------------------------
 
 init([]) ->
+    process_flag(trap_exit, true),
     process_flag(message_queue_data, off_heap),
     {ok, woken(#st{link = partisan_amqp_port:new(publisher),
                    inc = erlang:system_time(microsecond)})}.

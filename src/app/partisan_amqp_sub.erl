@@ -34,6 +34,7 @@ wake() -> gen_server:cast(?MODULE, wake).
 info() -> gen_server:call(?MODULE, info).
 
 init([]) ->
+    process_flag(trap_exit, true),
     process_flag(message_queue_data, off_heap),
     _ = erlang:start_timer(?PRUNE_MS, self(), prune),
     {ok, woken(#st{link = partisan_amqp_port:new(consumer)})}.

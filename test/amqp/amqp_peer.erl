@@ -70,7 +70,8 @@ send(Name, Node, Opts, Large, N, Ok, Busy) ->
         case partisan:forward_message(Node, amqp_sink, {n, Name, N, erlang:crc32(Bytes), Bytes}, Opts) of
             ok -> send(Name, Node, Opts, Large, N + 1, [N | Ok], Busy);
             {error, busy} -> send(Name, Node, Opts, Large, N, Ok, Busy + 1);
-            {error, timeout} -> send(Name, Node, Opts, Large, N + 1, Ok, Busy)
+            {error, timeout} -> send(Name, Node, Opts, Large, N + 1, Ok, Busy);
+            Other -> io:format("~ts got ~tp for number ~b~n", [Name, Other, N]), exit(Other)
         end
     end.
 
