@@ -9,6 +9,9 @@ well_formed(From, {join, Spec, Who}) ->
     is_atom(Who) andalso partisan_overlay_shape:is_spec_of(From, Spec);
 well_formed(From, {neighbour, Priority, Spec}) ->
     is_atom(Priority) andalso partisan_overlay_shape:is_spec_of(From, Spec);
+well_formed(From, {meet, First, Spec}) ->
+    is_atom(First) andalso partisan_overlay_shape:is_spec_of(From, Spec);
+well_formed(_, {first, First, Word}) -> is_atom(First) andalso is_integer(Word);
 well_formed(From, {accept, Spec}) -> partisan_overlay_shape:is_spec_of(From, Spec);
 well_formed(_, {What, Why}) when What =:= refuse; What =:= disconnect -> is_atom(Why);
 well_formed(_, What) when What =:= keep; What =:= goodbye; What =:= leave -> true;
