@@ -176,9 +176,12 @@ msg({graft, Root, {Key, Round}}, [Answer], From, true, S) ->
         {ok, Payload} -> send(From, {payload, Root, Key, Round, Payload}, eager(From, Root, S));
         _ -> eager(From, Root, S)
     end;
-msg({i_have, Names}, Answers, From, true, S) ->
-    lists:foldl(fun({Name, Known}, Acc) -> named(Name, Known, From, Acc) end,
-                S, lists:zip(Names, Answers));
+%% Also from who is no neighbour yet: the two ends of a link do not learn of it at the same time, and
+%% the other one tells its names when it does.
+msg({i_have, Names}, Answers, From, Near, S) ->
+    lists:foldl(fun({_, true}, Acc) when not Near -> Acc;
+                   ({Name, Known}, Acc) -> named(Name, Known, From, Acc)
+                end, S, lists:zip(Names, Answers));
 msg(_, _, _, _, S) ->
     S.
 
@@ -252,10 +255,13 @@ named({Root, Key, Round}, false, From, #plt{missing = Missing, opt = Opt} = S) -
     end.
 
 %% The message did not come over the tree: the link of the first that has it becomes part of it.
-ask(Key, #plt{missing = Missing, opt = Opt} = S0) ->
+ask(Key, #plt{missing = Missing, neighbours = Neighbours, opt = Opt} = S0) ->
     case Missing of
         #{Key := [{Node, Root, Round} | Others]} ->
-            S1 = send(Node, {graft, Root, {Key, Round}}, eager(Node, Root, S0)),
+            S1 = case lists:member(Node, Neighbours) of
+                     true -> send(Node, {graft, Root, {Key, Round}}, eager(Node, Root, S0));
+                     false -> S0
+                 end,
             case Others of
                 [] ->
                     S1#plt{missing = maps:remove(Key, Missing)};
