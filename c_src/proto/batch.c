@@ -111,7 +111,9 @@ int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t ch
     struct pt_emit e;
     /* not after pt_txq_next(), which takes what it chose out of the queue */
     struct pt_batch_room *r = b->room;
-    if (!r && (pt_txq_has(q, want) || !pt_list_empty(&q->behind)) && !(r = get_room(b)))
+    bool wanted = r || pt_txq_has(q, want) || !pt_list_empty(&q->behind) ||
+                  (pt_txq_called(q) & 1u << b->lane);
+    if (wanted && !r && !(r = get_room(b)))
         return -ENOMEM;
     while (r && has_room(b)) {
         int rc = pt_txq_next(q, b->lane, want, chunk, &e);

@@ -187,9 +187,47 @@ START_TEST(quiet_batch)
 }
 END_TEST
 
+static void leave(struct pt_batch *b, struct pt_txq *q)
+{
+    ck_assert_int_eq(pt_batch_fill(b, q, BOTH, 65536), 0);
+    pt_batch_sent(b, b->bytes, &sup_owner_ops);
+}
+
+/* A lane that gave its room back is the only one that may take a message: it gets room for it. */
+START_TEST(quiet_batch_is_called)
+{
+    struct pt_txq q;
+    struct pt_batch *b[2] = {begin(&q), pt_batch_new(1)};
+
+    submit(&q, 1, 100, NULL);
+    leave(b[1], &q);
+    submit(&q, 2, 100, NULL);
+    leave(b[1], &q);
+    pt_batch_trim(b[1]);
+    ck_assert_ptr_null(b[1]->room);
+    while (!pt_txq_called(&q)) { /* behind what left by lane 1: until no more may be speculative */
+        submit(&q, 2, 16000, NULL);
+        ck_assert_uint_le(q.bytes, 64 * 1024 * 1024);
+        leave(b[0], &q);
+        if (q.speculative > PT_TXQ_SPECULATIVE) {
+            submit(&q, 1, 100, NULL);
+            leave(b[0], &q);
+        }
+    }
+    ck_assert_uint_eq(pt_txq_called(&q), 1u << 1);
+    uint64_t before = b[1]->frames;
+    ck_assert_int_eq(pt_batch_fill(b[1], &q, BOTH, 65536), 0);
+    ck_assert_uint_eq(b[1]->frames, before + 1);
+    for (int i = 0; i < 2; i++)
+        pt_batch_free(b[i], &sup_owner_ops);
+    pt_txq_free(&q);
+    ck_assert_uint_eq(sup_alloc_live(), 0);
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *tests[] = {control_frames_fill_it, limits, a_message_in_two_batches, out_of_memory,
-                            quiet_batch};
+    const TTest *tests[] = {control_frames_fill_it, limits,      a_message_in_two_batches,
+                            out_of_memory,          quiet_batch, quiet_batch_is_called};
     return SUP_MAIN("batch", tests);
 }
