@@ -78,7 +78,8 @@ flushes(End) ->
 %% The last message is under way, for the peer's lanes read nothing, while the peer's messages keep
 %% coming: the node that halts may not answer them, nor end, before its message is there.
 halt_flushes_under_load(_) ->
-    {A, B} = pair(),
+    Args = #{args => ["-partisan", "lanes", "4", "lanes_at_start", "4"]},
+    {A, B} = pair(Args, Args),
     [NA, NB] = [pt_peer:node(P) || P <- [A, B]],
     case pt_peer:carrier() of
         "partisan" ->

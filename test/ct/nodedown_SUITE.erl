@@ -170,7 +170,7 @@ nothing_is_lost(_) ->
 %% ---- measuring -----------------------------------------------------------------------------
 
 start(Carrier) ->
-    Opts = #{carrier => Carrier, args => ["-hidden"]},
+    Opts = #{carrier => Carrier, args => ["-hidden", "-partisan", "lanes", "4", "lanes_at_start", "4"]},
     {A, B} = pt_pair:nodes_of(Opts, Opts),
     Carrier =:= "inet_tcp" orelse
         [ok = pt_peer:call(P, partisan_channel, configure, [?CHANNELS]) || P <- [A, B]],
