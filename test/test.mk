@@ -128,8 +128,12 @@ ct-build: all net
 	erlc $(ERLC_FLAGS) -pa ebin -I test/ct -o build/ct $(CT_SRC)
 	@for d in $(CT_DATA); do ln -sfn $(CURDIR)/$$d build/ct/$${d##*/}; done
 
+# The application above the carrier knows no backend: its suites run once, on poll, which is always there.
+APP_SUITES := member_SUITE manager_SUITE overlay_SUITE partisan_api_SUITE
+CARRIER_SUITES := $(filter-out $(APP_SUITES),$(patsubst test/ct/%.erl,%,$(sort $(wildcard test/ct/*_SUITE.erl))))
+
 ct-uring: ct-build ## Common Test on io_uring; SUITE=name CASE=name for a part
-	@SUITES='$(SUITE)' CASES='$(CASE)' test/run/ct uring uring ebin
+	@SUITES='$(or $(SUITE),$(CARRIER_SUITES))' CASES='$(CASE)' test/run/ct uring uring ebin
 ct-poll: ct-build ## Common Test on poll
 	@SUITES='$(SUITE)' CASES='$(CASE)' test/run/ct poll poll ebin
 

@@ -11,6 +11,9 @@
 %% The overlay that pt_sim runs: one of the cores, with a configuration that depends on the node.
 -export([init/4, handle/3, info/1]).
 
+%% Longer than any cut here: who is taken out while it is away learns of it only as long as the others
+%% remember (docs/membership.md).
+-define(DAY, 86400000).
 -define(QUIET, 120000). % ms of virtual time, several times what anything here waits for
 
 init(#{name := Name} = Self, #{core := Core, config := Config}, Now, Rand) ->
@@ -65,7 +68,7 @@ prop_nobody_comes_back() ->
         begin
             Nodes = named(N),
             [First | Rest] = Nodes,
-            Start = lists:foldl(fun pt_sim:start/2, full(60000, Seed), Nodes),
+            Start = lists:foldl(fun pt_sim:start/2, full(?DAY, Seed), Nodes),
             Joined = pt_sim:run(?QUIET, lists:foldl(fun(Name, S) -> pt_sim:join(Name, First, S) end,
                                                     Start, Rest)),
             NoJoins = [C || C <- Commands, element(1, C) =/= join],
