@@ -161,6 +161,7 @@ oracle: all net ## order oracle, lanes paused at random; ORACLE_SECONDS for each
 	@test/run/oracle $(ORACLE_SECONDS)
 soak: all net ## the same for hours: SOAK_SECONDS in all; SOAK_SEEDS='7 8' for chosen seeds
 	@test/run/net-selftest --long
+	@$(MAKE) -s prop PROPER_SEED=new PROPER_N=1500
 	@test/run/soak $(SOAK_SECONDS) $(SOAK_SEEDS)
 check-delivery: all ## the benchmark's cells, judged by delivery alone
 	@test/run/delivery
