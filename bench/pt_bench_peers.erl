@@ -187,7 +187,7 @@ own_flags() ->
 
 stop({Peer, _Node, OsPid}) ->
     unlink(Peer),
-    catch peer:stop(Peer),
+    try peer:stop(Peer) catch _:_ -> gone end,
     gone(OsPid, erlang:monotonic_time(millisecond) + 5000).
 
 gone(OsPid, Deadline) ->

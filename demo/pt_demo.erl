@@ -182,7 +182,8 @@ stop(S0) ->
     Totals = [ask(X, pt_demo_node, forget, [all], S) || X <- Letters],
     S1 = S#s{ended = Totals ++ S#s.ended},
     OsPids = [P || #{os_pid := P} <- maps:values(S1#s.nodes)],
-    _ = [begin unlink(C), catch peer:stop(C) end || #{ctl := C} <- maps:values(S1#s.nodes)],
+    _ = [begin unlink(C), try peer:stop(C) catch _:_ -> gone end end
+         || #{ctl := C} <- maps:values(S1#s.nodes)],
     await("the end of the nodes",
           fun() -> not lists:any(fun(P) -> filelib:is_dir("/proc/" ++ P) end, OsPids) end),
     S1.

@@ -311,14 +311,15 @@ address(_, _) -> error.
 pair(Ip, Port) when is_binary(Ip) -> pair(binary_to_list(Ip), Port);
 pair(Ip, Port) when is_binary(Port) -> pair(Ip, binary_to_list(Port));
 pair(Ip, Port) when is_list(Ip) ->
-    case catch inet:parse_address(Ip) of
+    try inet:parse_address(Ip) of
         {ok, Address} -> pair(Address, Port);
-        _ -> error
+        {error, einval} -> error
+    catch error:_ -> error % a list that is no text
     end;
 pair(Ip, Port) when is_list(Port) ->
-    case catch list_to_integer(Port) of
-        N when is_integer(N) -> pair(Ip, N);
-        _ -> error
+    try list_to_integer(Port) of
+        N -> pair(Ip, N)
+    catch error:badarg -> error
     end;
 pair(Ip, Port) when is_tuple(Ip), is_integer(Port), Port > 0, Port < 65536 ->
     case inet:ntoa(Ip) of

@@ -110,7 +110,7 @@ lane_cut(Lane) ->
     ?assertEqual([], [M || {big, _, Size} = M <- seen(A, W), Size =/= 20000000]),
     ?assertMatch([_ | _], [L || {_, L} <- pt_peer:logged(A), string:find(L, "lost") =/= nomatch]),
     %% and a new connection works
-    ?assert(pt_peer:wait(fun() -> NB =:= (catch on(A, fun() -> erpc:call(NB, erlang, node, []) end)) end)),
+    ?assert(pt_peer:wait(fun() -> reaches(A, B) end)),
     healthy(A),
     healthy(B),
     stop([A, B]).
@@ -244,8 +244,7 @@ reconnect_storm(_) ->
     settle(A), settle(B),
     Before = [{ports(P), sockets(P)} || P <- [A, B]],
     storm(A, NB, C, 300),
-    ?assert(pt_peer:wait(fun() -> NB =:= (catch on(A, fun() -> erpc:call(NB, erlang, node, []) end)) end,
-                         20000)),
+    ?assert(pt_peer:wait(fun() -> reaches(A, B) end, 20000)),
     pt_peer:disconnect(A, B),
     [begin
          Back = pt_peer:wait(fun() -> ports(P) =< Ports andalso sockets(P) =< Fds end, 15000),
@@ -265,7 +264,7 @@ storm(A, NB, C, Cuts) ->
               [begin unlink(P), exit(P, kill) end || P <- Senders],
               ok
           end),
-    pt_peer:wait(fun() -> NB =:= (catch on(A, fun() -> erpc:call(NB, erlang, node, []) end)) end, 20000).
+    pt_peer:wait(fun() -> reaches_node(A, NB) end, 20000).
 
 storm_sender(C) ->
     C ! {storm, binary:copy(<<1>>, rand:uniform(20000))},
@@ -463,7 +462,11 @@ garbage_after_authentication(_) ->
          W = watcher_only(A, B),
          NA = pt_peer:node(A),
          ct:log("junk: ~0P", [Junk, 20]),
-         on(B, fun() -> Ctrl = pt_peer:dist_port(NA), [catch port_command(Ctrl, J) || J <- Junk], ok end),
+         on(B, fun() ->
+                   Ctrl = pt_peer:dist_port(NA),
+                   [try port_command(Ctrl, J) catch error:_ -> ended end || J <- Junk],
+                   ok
+               end),
          one_end(A, W, B, any),
          healthy(A),
          healthy(B),
@@ -587,9 +590,12 @@ one_end(A, W, B, Reason) ->
     Until = lists:takewhile(fun(M) -> element(1, M) =/= nodeup end, After),
     ?assertEqual([], [M || M <- Until, not is_end(M)]).
 
-reaches(A, B) ->
-    NB = pt_peer:node(B),
-    NB =:= (catch on(A, fun() -> erpc:call(NB, erlang, node, [], 5000) end)).
+reaches(A, B) -> reaches_node(A, pt_peer:node(B)).
+
+reaches_node(A, NB) ->
+    try NB =:= on(A, fun() -> erpc:call(NB, erlang, node, [], 5000) end)
+    catch _:_ -> false
+    end.
 
 %% The node answers, and nobody is left suspended.
 healthy(P) ->

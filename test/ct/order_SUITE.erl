@@ -210,8 +210,12 @@ chaos_loop() ->
     Lane = rand:uniform(4) - 1,
     What = case rand:uniform(2) of 1 -> 1; 2 -> 3 end,
     [begin
-         catch erlang:port_control(P, 6, <<What:8, Lane:8, 0:32>>),
+         lane_hook(P, What, Lane),
          receive after rand:uniform(4) -> ok end,
-         catch erlang:port_control(P, 6, <<(What + 1):8, Lane:8, 0:32>>)
+         lane_hook(P, What + 1, Lane)
      end || P <- Ports],
     receive after rand:uniform(4) -> chaos_loop() end.
+
+%% The connection may have ended meanwhile.
+lane_hook(Port, What, Lane) ->
+    try erlang:port_control(Port, 6, <<What:8, Lane:8, 0:32>>) catch error:badarg -> ended end.

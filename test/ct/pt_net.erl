@@ -33,7 +33,7 @@ ready(Port, Program, Said) ->
         {Port, {exit_status, Status}} ->
             {error, lists:flatten(io_lib:format("exit status ~b: ~s", [Status, words(Said)]))}
     after ?START_MS ->
-        catch port_close(Port),
+        try port_close(Port) catch error:badarg -> gone end,
         {error, "no answer: " ++ words(Said)}
     end.
 

@@ -110,7 +110,7 @@ reap(OsPid) ->
 
 stop(#{ctl := Ctl, os_pid := OsPid}) ->
     unlink(Ctl),
-    catch peer:stop(Ctl),
+    try peer:stop(Ctl) catch _:_ -> gone end,
     wait(fun() -> not filelib:is_dir("/proc/" ++ OsPid) orelse zombie(OsPid) end, 5000) orelse
         reap(OsPid),
     ok.
@@ -221,7 +221,7 @@ log(#{level := Level, msg := Msg, meta := Meta}, _Config) ->
                end
            catch _:_ -> io_lib:format("~0p", [Msg])
            end,
-    catch pt_log ! {log, Level, unicode:characters_to_list(Text)},
+    try pt_log ! {log, Level, unicode:characters_to_list(Text)} catch error:badarg -> nobody end,
     ok.
 
 log_loop(Acc) ->

@@ -189,9 +189,10 @@ erpc_and_rpc(_) ->
                    Node = erpc:call(Node, erlang, node, []),
                    Big = rand:bytes(2000000),
                    Big = erpc:call(Node, fun() -> Big end),
-                   {'EXIT', {{exception, oops, _}, _}} = (catch erpc:call(Node, fun() -> error(oops) end)),
-                   {'EXIT', {{erpc, timeout}, _}} =
-                       (catch erpc:call(Node, timer, sleep, [infinity], 50)),
+                   {exception, oops, _} =
+                       try erpc:call(Node, fun() -> error(oops) end) catch error:Why1 -> Why1 end,
+                   {erpc, timeout} =
+                       try erpc:call(Node, timer, sleep, [infinity], 50) catch error:Why2 -> Why2 end,
                    Ids = [erpc:send_request(Node, fun() -> I * I end) || I <- lists:seq(1, 100)],
                    Squares = [erpc:receive_response(Id) || Id <- Ids],
                    Squares = [I * I || I <- lists:seq(1, 100)],

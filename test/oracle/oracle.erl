@@ -204,7 +204,9 @@ settle(strict, _) -> ok;
 settle(brutal, Nodes) ->
     Pairs = [{A, pt_peer:node(B)} || A <- Nodes, B <- Nodes, A =/= B],
     Reached = fun({A, B}) ->
-                  B =:= (catch pt_peer:call(A, erpc, call, [B, erlang, node, [], 10000], 20000))
+                  try B =:= pt_peer:call(A, erpc, call, [B, erlang, node, [], 10000], 20000)
+                  catch _:_ -> false
+                  end
               end,
     case pt_peer:wait(fun() -> lists:all(Reached, Pairs) end, ?PATIENCE_MS) of
         true -> ok;

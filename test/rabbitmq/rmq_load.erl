@@ -126,20 +126,23 @@ try_open(Port) ->
     case amqp_connection:start(#amqp_params_network{port = Port, connection_timeout = 5000}) of
         {ok, Conn} ->
             _ = monitor(process, Conn),
-            case catch amqp_connection:open_channel(Conn) of
+            try amqp_connection:open_channel(Conn) of
                 {ok, Chan} ->
                     _ = monitor(process, Chan),
                     {Conn, Chan};
                 _ ->
                     close(Conn),
                     none
+            catch _:_ ->
+                close(Conn),
+                none
             end;
         {error, _} ->
             none
     end.
 
 close(Conn) ->
-    catch amqp_connection:close(Conn, 2000).
+    try amqp_connection:close(Conn, 2000) catch _:_ -> gone end.
 
 %% Consumes Queue until the owner ends; what arrived is kept in the returned table as
 %% {{PublisherId, Seq}, HowOften}.
@@ -172,9 +175,10 @@ consume(Chan, Conn, Table, Owner) ->
          #amqp_msg{payload = <<Id:32, Seq:32, Crc:32, Body/binary>>}} ->
             Crc =:= erlang:crc32(Body) orelse exit({damaged, Id, Seq}),
             _ = ets:update_counter(Table, {Id, Seq}, 1, {{Id, Seq}, 0}),
-            case catch amqp_channel:cast(Chan, #'basic.ack'{delivery_tag = Tag}) of
+            try amqp_channel:cast(Chan, #'basic.ack'{delivery_tag = Tag}) of
                 ok -> consume(Chan, Conn, Table, Owner);
                 _ -> lost
+            catch _:_ -> lost
             end;
         #'basic.cancel'{} -> lost;
         {'DOWN', Owner, _, _, _} -> owner;
