@@ -153,7 +153,7 @@ int pt_sock_flow(int fd, struct pt_sock_flow *flow)
     memset(&ti, 0, sizeof ti);
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &ti, &len) != 0)
         return -errno;
-    flow->retransmits = ti.tcpi_total_retrans;
+    flow->lost = ti.tcpi_total_retrans - PT_MIN(ti.tcpi_total_retrans, ti.tcpi_dsack_dups);
     flow->min_rtt_us = ti.tcpi_min_rtt;
     flow->delivery_rate = ti.tcpi_delivery_rate;
     return 0;

@@ -48,7 +48,9 @@ struct pt_sock_info {
 
 /* What sending looks at now and then, cheaper than pt_sock_info(). Values as there. */
 struct pt_sock_flow {
-    uint32_t retransmits;
+    /* Segments sent again, less those the peer says it had already (DSACK, RFC 2883): a probe of a busy
+     * receiver is no loss. That word comes a round trip later. */
+    uint32_t lost;
     uint32_t min_rtt_us;
     uint64_t delivery_rate;
 };

@@ -185,7 +185,7 @@ static void adapt_lowat(struct pt_lane *l, const struct pt_sock_flow *flow)
 
 static void lane_lost_packets(struct pt_stream *s, uint64_t now)
 {
-    /* a single one may be a probe of a busy receiver's */
+    /* a single one may be a probe of a busy receiver's, where the peer does not say so */
     if (s->loss_seen && now - s->loss_seen < LOSSY_AGAIN_NS) {
         s->lossy_until = now + LOSSY_HOLD_NS;
         if (s->attached < s->lanes_wanted && now - s->lanes_asked >= MORE_LANES_NS) {
@@ -196,13 +196,23 @@ static void lane_lost_packets(struct pt_stream *s, uint64_t now)
     s->loss_seen = now;
 }
 
+/* Lost for sure is what was lost at two looks, which are more than a round trip apart: only then the
+ * peer's word that it had a segment already has come. */
+static bool lost_more(struct pt_lane *l, uint32_t lost)
+{
+    uint32_t sure = PT_MIN(lost, l->lost_seen);
+    bool more = sure > l->lost;
+    l->lost_seen = lost;
+    l->lost = sure;
+    return more;
+}
+
 /* While bulk is queued: what the kernel knows of the lanes that carry it, now and then. */
 static void look_at_path(struct pt_stream *s, uint64_t now)
 {
-    if (s->mixed || s->attached < 2 || now - s->lossy_looked < LOSSY_LOOK_NS ||
-        !pt_txq_has(&s->txq, PT_WANT_BULK))
+    if (s->mixed || s->attached < 2 || now < s->lossy_look || !pt_txq_has(&s->txq, PT_WANT_BULK))
         return;
-    s->lossy_looked = now;
+    s->lossy_look = now + LOSSY_LOOK_NS;
     unsigned bulk = bulk_lane(s);
     for (unsigned i = bulk; i < s->lanes_wanted; i++) {
         struct pt_lane *l = &s->lanes[i];
@@ -210,10 +220,11 @@ static void look_at_path(struct pt_stream *s, uint64_t now)
         if (l->state == PT_LANE_NONE || !used(s, l, now) || pt_sock_flow(l->fd, &flow))
             continue;
         adapt_lowat(l, &flow);
-        if (i == bulk && flow.retransmits != l->retransmits) {
-            l->retransmits = flow.retransmits;
+        if (i != bulk)
+            continue;
+        s->lossy_look += 2000 * (uint64_t)flow.min_rtt_us;
+        if (lost_more(l, flow.lost))
             lane_lost_packets(s, now);
-        }
     }
 }
 

@@ -57,7 +57,8 @@ struct pt_lane {
     struct pt_tx tx;
     struct pt_batch *batch;
     uint64_t sends;
-    uint32_t retransmits; /* at the last look, see pt_stream.lossy_until */
+    /* as pt_sock_flow.lost: counted already, and at the last look; see pt_stream.lossy_until */
+    uint32_t lost, lost_seen;
     unsigned lowat;       /* bytes: TCP_NOTSENT_LOWAT of the socket */
 };
 
@@ -89,8 +90,8 @@ struct pt_stream {
     bool disturbed;                         /* by the test hook: a lane may have a rest to send */
     int error;                              /* first sending error */
     uint64_t lossy_until; /* ns: the bulk lane lost packets lately, bulk may use more lanes */
-    uint64_t lossy_looked;
-    uint64_t loss_seen;   /* ns: when it had retransmitted at a look */
+    uint64_t lossy_look;  /* ns: not before */
+    uint64_t loss_seen;   /* ns: when packets of it were lost at a look */
     uint64_t lanes_asked; /* ns: when more_lanes was set last */
     bool more_lanes;      /* the port shall ask for the lanes that are not there */
     uint64_t sent_bytes;
