@@ -67,6 +67,7 @@ static int first(struct pt_peer *p, const struct pt_packet *pk, struct pt_source
     rc = pt_hmap_put(&p->joins, pk->seq_id, j);
     if (rc)
         goto fail;
+    p->part = true;
     m->room = m->size + PT_MIN(j->expected, UINT64_MAX / VM_FRAGMENT / 2) * VM_FRAGMENT;
     pt_txq_open(&p->s.txq, m);
     return 0;
@@ -89,8 +90,10 @@ static int next(struct pt_peer *p, const struct pt_packet *pk, struct pt_source 
         return rc;
     m->room = PT_MAX(m->room, (uint64_t)m->size);
     pt_txq_grown(&p->s.txq, m, m->size - before);
-    if (--j->expected)
+    if (--j->expected) {
+        p->part = true;
         return 0;
+    }
     pt_hmap_del(&p->joins, pk->seq_id);
     pt_free(j);
     return pt_txq_finish(&p->s.txq, m);

@@ -31,8 +31,11 @@ struct pt_peer {
     char end_text[160];
     ErlDrvTermData notify;
     bool has_notify;
-    uint64_t flushed_at;  /* ns */
-    bool direct;          /* that flush was made by outputv: its batch may go on */
+    uint64_t flushed_at; /* ns */
+    bool direct;         /* that flush was made by outputv: its batch may go on */
+    /* of the last packet: more of its message is to come, nothing to send yet; or enough for a send
+     * is queued, and the lane for it is free */
+    bool part, plenty;
     uint64_t burst;       /* messages delivered by the last read .. */
     uint64_t burst_at;    /* .. and when, ns, if several */
     bool half_closed;     /* nothing more to send: FIN sent on all lanes */

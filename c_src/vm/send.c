@@ -67,6 +67,14 @@ static unsigned bulk_lane(const struct pt_stream *s)
     return no;
 }
 
+bool pt_stream_plenty(const struct pt_stream *s)
+{
+    if (s->txq.bytes < PT_BATCH_BYTES)
+        return false;
+    const struct pt_lane *l = &s->lanes[s->attached == 1 ? 0 : bulk_lane(s)];
+    return l->state == PT_LANE_IDLE && !l->tx_paused && pt_txq_has(&s->txq, PT_WANT_BULK);
+}
+
 /* With one lane it carries everything. With more, lane 0 is kept for small messages, so that no
  * bulk byte lies before them in a socket buffer; one lane takes bulk, and the others help it only
  * while it loses packets: on a clean path one connection fills the link, and further ones cost a

@@ -59,7 +59,7 @@ struct pt_lane {
     uint64_t sends;
     /* as pt_sock_flow.lost: counted already, and at the last look; see pt_stream.lossy_until */
     uint32_t lost, lost_seen;
-    unsigned lowat;       /* bytes: TCP_NOTSENT_LOWAT of the socket */
+    unsigned lowat; /* bytes: TCP_NOTSENT_LOWAT of the socket */
 };
 
 struct pt_stream {
@@ -133,8 +133,10 @@ void pt_stream_trim(struct pt_stream *s);
 bool pt_stream_detach(struct pt_stream *s, struct pt_lane *l);
 
 /* send.c; stream lock */
-void pt_stream_due(struct pt_stream *s);                         /* the port looks at it soon */
-size_t pt_stream_pending(const struct pt_stream *s);             /* bytes not yet sent */
+void pt_stream_due(struct pt_stream *s);             /* the port looks at it soon */
+size_t pt_stream_pending(const struct pt_stream *s); /* bytes not yet sent */
+/* Bulk for a whole batch is queued, and the lane that carries it waits for some. */
+bool pt_stream_plenty(const struct pt_stream *s);
 static inline size_t pt_stream_queued(const struct pt_stream *s) /* bytes, not in a batch yet */
 {
     return s->txq.bytes + s->waiting_bytes;

@@ -81,6 +81,7 @@ static int take_packet(struct pt_peer *p, ErlIOVec *ev, const struct pt_packet *
                             .count = (size_t)ev->vsize};
     struct pt_atom_refs refs;
 
+    p->part = false;
     pthread_mutex_lock(&p->s.lock);
     int rc = read_atoms(p, front, n, pk, &refs);
     struct pt_packet other = {.form = PT_FORM_OTHER, .order = PT_ORDER_FENCE};
@@ -97,6 +98,8 @@ static int take_packet(struct pt_peer *p, ErlIOVec *ev, const struct pt_packet *
     bool full = pt_stream_is_full(&p->s);
     if (full)
         p->s.wake_below = true;
+    p->plenty = pt_stream_plenty(&p->s);
+    p->part = p->part && !full;
     pthread_mutex_unlock(&p->s.lock);
     if (!rc && full && !p->busy) {
         p->busy = true;
@@ -211,9 +214,13 @@ void pt_tx_schedule(struct pt_peer *p)
         soon(p, busy_sending(p));
 }
 
+/* The VM hands a large message over in fragments of 64 KB. A send for each costs the sender 1.6 times
+ * the time of one for four, and a flush that is put off only lets the socket run dry. */
 bool pt_tx_at_once(struct pt_peer *p)
 {
-    if (scheduled(p))
+    if (p->plenty && p->started)
+        return true;
+    if (scheduled(p) || p->part)
         return false;
     bool busy = busy_sending(p);
     if (busy)
