@@ -129,7 +129,7 @@ ct-build: all net
 	@for d in $(CT_DATA); do ln -sfn $(CURDIR)/$$d build/ct/$${d##*/}; done
 
 # The application above the carrier knows no backend: its suites run once, on poll, which is always there.
-APP_SUITES := member_SUITE manager_SUITE overlay_SUITE partisan_api_SUITE
+APP_SUITES := member_SUITE manager_SUITE overlay_SUITE heal_SUITE partisan_api_SUITE
 CARRIER_SUITES := $(filter-out $(APP_SUITES),$(patsubst test/ct/%.erl,%,$(sort $(wildcard test/ct/*_SUITE.erl))))
 
 ct-uring: ct-build ## Common Test on io_uring; SUITE=name CASE=name for a part
@@ -149,6 +149,13 @@ SCALE_NODES ?= 64
 .PHONY: check-scale
 check-scale: ct-build ## HyParView, broadcast and relay on 64 real nodes; SCALE_NODES for more
 	@SUITES=overlay_SUITE OVERLAY_NODES=$(SCALE_NODES) test/run/ct scale auto ebin
+
+# Broken networks with the times that users have (ct-poll has short ones): ticks each minute.
+HEAL_NODES ?= 16
+.PHONY: check-heal
+check-heal: ct-build ## networks cut and healed under real nodes, default times; some 10 minutes
+	@SUITES=heal_SUITE HEAL_TIMES=default HEAL_NODES=$(HEAL_NODES) test/run/ct heal auto ebin
+	@grep '^heal:' build/logs/ct-heal/output.txt
 
 # --- rebar3 ------------------------------------------------------------------------------------------
 check-rebar3: ## rebar3 compile, from a clean copy, without a network

@@ -55,8 +55,10 @@ end_per_suite(Config) ->
 nodes_of(Config) ->
     [N || N <- proplists:get_value(nodes, Config), filelib:is_dir("/proc/" ++ maps:get(os_pid, N))].
 
-graph(Nodes) ->
-    maps:from_list([{pt_peer:node(N), pt_cluster:neighbours(N)} || N <- Nodes]).
+graph(Nodes) -> pt_views:graph(Nodes).
+
+%% Partisan's default of 6 counts the node itself.
+healthy(Graph) -> pt_views:healthy(5, Graph).
 
 %% ------------------------------------------------------------------------------------------------
 
@@ -66,24 +68,6 @@ views(Config) ->
     ?wait(healthy(graph(Nodes))),
     [?wait(pt_cluster:members(N) =:= lists:sort([pt_peer:node(N) | pt_cluster:neighbours(N)]))
      || N <- Nodes].
-
-healthy(Graph) ->
-    connected(Graph) andalso
-        lists:all(fun({Node, Near}) ->
-                          length(Near) =< 5 andalso not lists:member(Node, Near)
-                              andalso lists:all(fun(Other) ->
-                                                        lists:member(Node, maps:get(Other, Graph, []))
-                                                end, Near)
-                  end, maps:to_list(Graph)).
-
-connected(Graph) ->
-    [First | _] = maps:keys(Graph),
-    length(reach([First], [First], Graph)) =:= map_size(Graph).
-
-reach([], Seen, _) -> Seen;
-reach([N | Rest], Seen, Graph) ->
-    New = [M || M <- maps:get(N, Graph), is_map_key(M, Graph), not lists:member(M, Seen)],
-    reach(New ++ Rest, New ++ Seen, Graph).
 
 %% Links are the neighbours' and nobody else's: neither global nor connect_all makes more of them.
 no_mesh(Config) ->
@@ -100,25 +84,19 @@ broadcast(Config) ->
     [A, B | _] = Nodes,
     [begin
          ok = pt_peer:call(From, pt_heard, send, [{pt_peer:node(From), I}, <<0:8000>>]),
-         ?wait(all_heard({pt_peer:node(From), I}, Nodes))
+         ?wait(pt_views:all_heard({pt_peer:node(From), I}, Nodes))
      end || From <- [A, B], I <- lists:seq(1, 5)],
-    Before = copies(Nodes),
+    Before = pt_views:copies(Nodes),
     Ids = [{last, I} || I <- lists:seq(1, 20)],
     [ok = pt_peer:call(A, pt_heard, send, [Id, x]) || Id <- Ids],
-    [?wait(all_heard(Id, Nodes)) || Id <- Ids],
+    [?wait(pt_views:all_heard(Id, Nodes)) || Id <- Ids],
     %% Flooding would have brought about 60 a node. A link that the overlay changed meanwhile brings
     %% a copy or two.
-    ?assert(copies(Nodes) - Before =< 5 * length(Nodes)),
+    ?assert(pt_views:copies(Nodes) - Before =< 5 * length(Nodes)),
     [?assertMatch({_, _}, pt_peer:call(N, partisan_plumtree_broadcast, get_peers, [pt_peer:node(A)]))
      || N <- Nodes],
     ?assertNotEqual([], lists:append([pt_peer:call(N, partisan_plumtree_broadcast, get_lazy_peers,
                                                    [pt_peer:node(A)]) || N <- Nodes])).
-
-all_heard(Id, Nodes) ->
-    lists:all(fun(N) -> lists:member(Id, pt_peer:call(N, pt_heard, heard, [])) end, Nodes).
-
-copies(Nodes) ->
-    lists:sum([pt_peer:call(N, pt_heard, copies, []) || N <- Nodes]).
 
 %% A datagram that comes a second time is delivered once.
 relayed_twice(Config) ->
@@ -138,12 +116,7 @@ relay(Config) ->
     forwarded(Nodes).
 
 %% Every node knows every other and a way to it.
-routed(Nodes) ->
-    Names = pt_cluster:names(Nodes),
-    ?wait(lists:all(fun(N) ->
-                            #{known := Known} = pt_peer:call(N, partisan_overlay_shell, info, []),
-                            Known =:= Names
-                    end, Nodes)).
+routed(Nodes) -> ?wait(pt_views:routed(Nodes)).
 
 %% Relay is best effort, and links come and go all the time here: what was on a link that was being
 %% closed is sent again.
@@ -248,7 +221,7 @@ deaths(Config) ->
     routed(Alive),
     forwarded(Alive),
     ok = pt_peer:call(hd(Alive), pt_heard, send, [after_deaths, x]),
-    ?wait(all_heard(after_deaths, Alive)).
+    ?wait(pt_views:all_heard(after_deaths, Alive)).
 
 %% The leaver has only itself; the others stay together and forget it.
 leaver(Config) ->
@@ -270,7 +243,7 @@ restart(Config) ->
     ?wait(pt_peer:eval(Failing, fun() -> is_pid(whereis(partisan_overlay_shell)) end)),
     ?wait(healthy(graph(Nodes))),
     ok = pt_peer:call(Failing, pt_heard, send, [after_restart, x]),
-    ?wait(all_heard(after_restart, Nodes)).
+    ?wait(pt_views:all_heard(after_restart, Nodes)).
 
 %% An overlay made by the book (docs/overlays.md): one module, and a manager that names it. Every
 %% node has its two neighbours, all others by relay; a dead one is passed over.
