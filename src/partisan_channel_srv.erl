@@ -80,7 +80,9 @@ handle_call({open, Node, Channel, Stale}, From, State) ->
             {reply, ok, State};
         none ->
             ask_to_open(Node, Channel, From, State)
-    end.
+    end;
+handle_call(_Request, _From, State) ->
+    {reply, {error, unknown}, State}.
 
 ask_to_open(Node, Channel, From, #{pending := Pending} = State0) ->
     case {partisan_channel_conf:find(Channel), partisan_dist_reg:lookup_node(Node)} of
@@ -117,16 +119,24 @@ handle_cast({opened, Node, Name, SessionId, No, Lanes}, State) ->
                     true = ets:insert(?TABLE, {{Node, Channel}, Handle, Level, Monotonic, Lanes}),
                     {noreply, settle({Node, Channel}, ok, watch(Lanes, State))}
             end;
-        error -> % configured away meanwhile
-            {noreply, State}
+        error ->
+            {noreply, configured_away(Node, Name, State)}
     end;
 handle_cast({not_opened, Node, Name, Why, Lanes}, State) ->
     case channel(Name) of
         {ok, Channel, _} ->
             {noreply, settle({Node, Channel}, {error, reason(Node, Channel, Why, Lanes)}, State)};
         error ->
-            {noreply, State}
-    end.
+            {noreply, configured_away(Node, Name, State)}
+    end;
+handle_cast(_Message, State) ->
+    {noreply, State}.
+
+%% Between a caller's wish and now the channel was taken out of the configuration.
+configured_away(Node, Name, #{pending := Pending} = State) ->
+    lists:foldl(fun(Channel, S) -> settle({Node, Channel}, {error, {unknown_channel, Channel}}, S) end,
+                State, [Channel || {N, Channel} <- maps:keys(Pending), N =:= Node,
+                                   atom_to_binary(Channel, utf8) =:= Name]).
 
 %% Asked by a peer. Its words are checked: other nodes may run other versions.
 handle_info({partisan_channel, {open, Asker, Ref, SessionId, Name, Lanes}}, State)
@@ -137,8 +147,10 @@ handle_info({partisan_channel, {open, Asker, Ref, SessionId, Name, Lanes}}, Stat
                              Conf#{parallelism := min(Mine, Lanes)}}},
             ok;
         _ ->
-            _ = erlang:send(Asker, {channel, {answer, Ref, Name, {error, unknown_channel}}},
-                            [noconnect]),
+            %% In a process of its own: a connection that is busy suspends who sends by it, and all
+            %% other peers ask this process, too.
+            _ = spawn(erlang, send, [Asker, {channel, {answer, Ref, Name, {error, unknown_channel}}},
+                                     [noconnect]]),
             ok
     end,
     {noreply, State};

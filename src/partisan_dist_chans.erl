@@ -87,6 +87,8 @@ do({keep, Name}, Context, S) ->
     if_there(Name, fun(Chan) -> keep(Name, Chan, Context, S) end, S);
 do({dial, Name}, Context, S) ->
     dial(Name, Context, S);
+do({no_lane, Name}, Context, S) ->
+    if_there(Name, fun(Chan) -> no_lane(Name, Chan, Context), S end, S);
 do(_Event, _Context, S) ->
     S.
 
@@ -262,8 +264,19 @@ dial(Name, #{role := acceptor} = Context, #{parked := Parked} = S) ->
     lists:foldr(fun({Pid, Ref, Lane}, S1) -> attach(Pid, Ref, Lane, Context, S1) end,
                 S#{parked := Others}, Mine).
 
-again(Name, #{role := connector} = Context, S) -> dial(Name, Context, S);
-again(_Name, _Context, S) -> S. % the connector is trying
+%% The connector may have given up: it is asked to try once more.
+again(Name, #{role := connector} = Context, S) ->
+    dial(Name, Context, S);
+again(Name, #{role := acceptor}, #{chans := Chans} = S) ->
+    #{Name := #{peer := Peer}} = Chans,
+    tell(Peer, {dial, Name}),
+    S.
+
+%% Those who wait for the channel hear that it did not come to be.
+no_lane(Name, #{sockets := Sockets}, #{node := Node}) when map_size(Sockets) =:= 0 ->
+    partisan_channel_srv:not_opened(Node, Name, no_lane);
+no_lane(_Name, _Chan, _Context) ->
+    ok.
 
 missing(#{lanes := Lanes, sockets := Sockets}) ->
     [Lane || Lane <- lists:seq(0, Lanes - 1), not is_map_key(Lane, Sockets)].
@@ -283,18 +296,19 @@ knows(Opener, #{openers := Openers}) ->
     is_map_key(Opener, Openers).
 
 -spec opener_done(pid(), context(), state()) -> state().
-opener_done(Opener, #{node := Node}, #{openers := Openers0, chans := Chans} = S0) ->
+opener_done(Opener, Context, #{openers := Openers0, chans := Chans} = S0) ->
     {{Name, _Lane}, Openers} = maps:take(Opener, Openers0),
     S = S0#{openers := Openers},
     Others = [N || {N, _} <- maps:values(Openers), N =:= Name],
     case Chans of
-        #{Name := #{retries := Retries, sockets := Sockets} = Chan} when Others =:= [] ->
+        #{Name := #{retries := Retries, sockets := Sockets, peer := Peer} = Chan} when Others =:= [] ->
             case {missing(Chan), Retries} of
                 {[_ | _], [Delay | Rest]} ->
                     _ = erlang:send_after(Delay, self(), {channel, {dial, Name}}),
                     S#{chans := Chans#{Name := Chan#{retries := Rest}}};
                 {[_ | _], []} when map_size(Sockets) =:= 0 ->
-                    partisan_channel_srv:not_opened(Node, Name, no_lane),
+                    no_lane(Name, Chan, Context),
+                    tell(Peer, {no_lane, Name}),
                     S#{chans := Chans#{Name := Chan#{retries := ?RETRIES}}};
                 _ ->
                     S

@@ -166,12 +166,16 @@ handle_call(start_carrier, _From, State) ->
         ok -> persistent_term:put(?CARRIER, started);
         {error, _} -> persistent_term:erase(?CARRIER)
     end,
-    {reply, Answer, State}.
+    {reply, Answer, State};
+handle_call(_Request, _From, State) ->
+    {reply, {error, unknown}, State}.
 
 handle_cast({enter, SessionId, Pid}, State) ->
     {noreply, State#{erlang:monitor(process, Pid) => {{session, SessionId}, Pid}}};
 handle_cast({enter_node, Node, Pid}, State) ->
-    {noreply, State#{erlang:monitor(process, Pid) => {{node, Node}, Pid}}}.
+    {noreply, State#{erlang:monitor(process, Pid) => {{node, Node}, Pid}}};
+handle_cast(_Message, State) ->
+    {noreply, State}.
 
 handle_info({'DOWN', Ref, process, _Pid, _Reason}, State) when is_map_key(Ref, State) ->
     {Row, Rest} = maps:take(Ref, State),

@@ -152,7 +152,9 @@ handle_call({send, Mode, Timeout, #msg{node = Node} = Msg}, From, St) ->
     case is_full(Node, St) of
         true -> {reply, {error, busy}, St};
         false -> {noreply, pump(enter(Mode, Timeout, Msg, From, St))}
-    end.
+    end;
+handle_call(_Request, _From, St) ->
+    {reply, {error, unknown}, St}.
 
 handle_cast(wake, St) ->
     {noreply, wake(?WAKE_TRIES, St)};

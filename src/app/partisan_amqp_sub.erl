@@ -65,7 +65,9 @@ wanted() -> partisan_overlay_shell:manager() =:= {ok, ?MANAGER}.
 handle_call(info, _From, #st{link = Link, counters = Counters, seen = Seen} = St) ->
     {reply, #{connected => partisan_amqp_port:is_up(Link),
               problem => partisan_amqp_port:problem(Link), counters => Counters,
-              ids => partisan_amqp_seen:size(Seen)}, St}.
+              ids => partisan_amqp_seen:size(Seen)}, St};
+handle_call(_Request, _From, St) ->
+    {reply, {error, unknown}, St}.
 
 handle_cast(wake, St) -> {noreply, wake(?WAKE_TRIES, St)};
 handle_cast(_Request, St) -> {noreply, St}.

@@ -111,7 +111,9 @@ handle_call(disable, _From, St) ->
 handle_call(lookup, _From, #st{enabled = false} = St) ->
     {reply, {error, disabled}, St};
 handle_call(lookup, _From, St) ->
-    {reply, ok, ask(St)}.
+    {reply, ok, ask(St)};
+handle_call(_Request, _From, St) ->
+    {reply, {error, unknown}, St}.
 
 handle_cast(_Request, St) ->
     {noreply, St}.

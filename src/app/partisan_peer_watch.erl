@@ -2,7 +2,9 @@
 %% the channels that are opened with it.
 %%
 %% Each fun has a process that calls it, so that its calls come in the order of what happened, and
-%% one that waits or fails delays no other. A registration is for good, as in Partisan.
+%% one that waits or fails delays no other. A registration is for good, as in Partisan: when that
+%% process ends, with a process that the fun linked itself to, another takes its place, and only what
+%% it was still to be called for is lost.
 -module(partisan_peer_watch).
 
 -behaviour(gen_server).
@@ -21,6 +23,7 @@
 -record(watch, {what :: up | down,
                 node :: which(),
                 channel :: partisan_channel:channel() | node,     % node: the node as a whole
+                call :: callback(),
                 caller :: pid()}).
 
 -spec start_link() -> {ok, pid()} | ignore | {error, term()}.
@@ -48,12 +51,17 @@ open_channels(Node, Channels) ->
 %% State: the registrations, and for each neighbour the channels that were reported up
 
 init([]) ->
+    process_flag(trap_exit, true),
     {ok, #{watches => [], up => #{}}}.
 
 handle_call({on, What, Node, Fun, Channel}, _From, #{watches := Watches} = State) ->
-    Pid = spawn_link(?MODULE, caller, [Fun]),
-    Watch = #watch{what = What, node = Node, channel = Channel, caller = Pid},
-    {reply, ok, State#{watches := Watches ++ [Watch]}}.
+    Watch = started(#watch{what = What, node = Node, channel = Channel, call = Fun, caller = self()}),
+    {reply, ok, State#{watches := Watches ++ [Watch]}};
+handle_call(_Request, _From, State) ->
+    {reply, {error, unknown}, State}.
+
+started(#watch{call = Fun} = Watch) ->
+    Watch#watch{caller = spawn_link(?MODULE, caller, [Fun])}.
 
 handle_cast({notice, {neighbour_up, #{name := Node}}}, #{up := Up} = State) ->
     Self = self(),
@@ -75,6 +83,16 @@ handle_cast({notice, {neighbour_down, Node, _Reason}}, #{up := Up} = State) ->
 handle_cast(_Other, State) ->
     {noreply, State}.
 
+handle_info({'EXIT', Pid, Reason}, #{watches := Watches} = State) ->
+    case lists:keytake(Pid, #watch.caller, Watches) of
+        {value, Watch, _} ->
+            ?LOG_ERROR("partisan: the process that runs a callback of on_up or on_down was ended, by "
+                       "one that it is linked to: ~0tp", [Reason]),
+            {noreply, State#{watches := lists:keyreplace(Pid, #watch.caller, Watches,
+                                                         started(Watch))}};
+        false ->
+            {noreply, State}
+    end;
 handle_info(_Message, State) ->
     {noreply, State}.
 

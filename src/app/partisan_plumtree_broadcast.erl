@@ -149,6 +149,9 @@ notice(Notice) ->
 %% ------------------------------------------------------------------------------------------------
 
 init([]) ->
+    %% Handlers may link what they start to this process, and an exchange that fails or is cancelled
+    %% must not end it.
+    process_flag(trap_exit, true),
     Config = maps:merge(#{lazy_tick_period => partisan_config:get(lazy_tick_period),
                           exchange_tick_period => partisan_config:get(exchange_tick_period)},
                         partisan_config:get(plumtree, #{})),
@@ -176,7 +179,9 @@ handle_call(exchanges, _From, #st{exchanges = Exchanges} = St) ->
 handle_call({cancel_exchanges, Which}, _From, #st{exchanges = Exchanges} = St) ->
     Ended = [E || E <- Exchanges, selected(Which, E)],
     _ = [exit(Pid, cancel_exchange) || {_, _, _, Pid} <- Ended],
-    {reply, Ended, St}.
+    {reply, Ended, St};
+handle_call(_Request, _From, St) ->
+    {reply, {error, unknown}, St}.
 
 handle_cast({broadcast, Mod, Id, Payload}, St) ->
     {noreply, event({broadcast, Mod, Id, Payload}, Mod, known(Mod, St))};
@@ -210,6 +215,15 @@ handle_info({'DOWN', Ref, process, _, _}, #st{exchanges = Exchanges} = St) ->
     {noreply, St#st{exchanges = lists:keydelete(Ref, 3, Exchanges)}};
 handle_info(watch, St) ->
     {noreply, watch(St)};
+handle_info({'EXIT', Pid, Reason}, #st{links = Links} = St) ->
+    case [Node || {Node, Link} <- maps:to_list(Links), partisan_plumtree_link:is(Pid, Link)] of
+        [Node] ->
+            ?LOG_ERROR("partisan: the link for broadcasts to ~ts failed, and starts again: ~0tp",
+                       [Node, Reason]),
+            {noreply, St#st{links = maps:remove(Node, Links)}};
+        [] ->
+            {noreply, St}
+    end;
 handle_info(_Message, St) ->
     {noreply, St}.
 

@@ -3,11 +3,10 @@
 %% elsewhere, and the handlers' exchange finds them.
 -module(partisan_plumtree_link).
 
--export([start/1, send/3, stop/1]).
+-export([start/1, send/3, stop/1, is/2]).
 -export([init/3]).
 
 -export_type([link/0]).
-
 
 -define(BACKLOG, 10000).
 
@@ -29,6 +28,10 @@ send(Channel, Message, {Pid, Counter}) ->
             Pid ! {send, Channel, Message},
             ok
     end.
+
+%% Is that process the link's?
+-spec is(pid(), link()) -> boolean().
+is(Pid, {Of, _}) -> Pid =:= Of.
 
 -spec stop(link()) -> ok.
 stop({Pid, _}) ->

@@ -13,7 +13,7 @@
 -behaviour(gen_server).
 
 -export([start_link/2, call/3]).
--export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
+-export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 
 -include_lib("kernel/include/logger.hrl").
 
@@ -67,7 +67,12 @@ now_ms() -> erlang:monotonic_time(millisecond).
 
 init({Node, Channel}) ->
     State = #state{node = Node, channel = Channel, stream = {node(), make_ref()}},
-    {ok, try_open(State)}.
+    {ok, State, {continue, open}}.
+
+%% A send may wait for as long as the peer takes nothing: not while partisan_reliable, which serves all
+%% peers, waits for our start.
+handle_continue(open, State) ->
+    {noreply, try_open(State)}.
 
 handle_call({{submit, Message, Mode, Wire}, Patience}, From, State) ->
     case has_room(State) of

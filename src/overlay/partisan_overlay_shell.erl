@@ -208,7 +208,9 @@ handle_call({switch, Manager, Contact}, _From, St) ->
             {reply, Error, St}
     end;
 handle_call(info, _From, #st{core = Core, state = State} = St) ->
-    {reply, Core:info(State), St}.
+    {reply, Core:info(State), St};
+handle_call(_Request, _From, St) ->
+    {reply, {error, unknown}, St}.
 
 handle_cast(_Request, St) ->
     {noreply, St}.

@@ -7,7 +7,7 @@
 -export([peer_killed_under_load/1, waiting_when_the_peer_ends/1, races_with_disconnect/1,
          halt_delivers_what_was_taken/1, lost_lane_ends_the_connection/1, reopened_after_reconnect/1,
          nothing_is_kept/1, bad_arguments/1, nonsense_on_the_wire/1, strangers_at_the_port/1,
-         stale_handles/1, closed_when_idle/1]).
+         stale_handles/1, closed_when_idle/1, asked_by_one_that_stands_still/1]).
 
 -import(pt_chan, [info/3, lanes/4, pair/1, send/5, send/6, sink/1, sink/2, wait_info/4, wait_seen/3]).
 -import(pt_pair, [on/2, stop/1]).
@@ -18,7 +18,7 @@ all() ->
     [peer_killed_under_load, waiting_when_the_peer_ends, races_with_disconnect,
      halt_delivers_what_was_taken, lost_lane_ends_the_connection, reopened_after_reconnect,
      nothing_is_kept, bad_arguments, nonsense_on_the_wire, strangers_at_the_port, stale_handles,
-     closed_when_idle].
+     closed_when_idle, asked_by_one_that_stands_still].
 
 %% Senders on a node: each sends until an answer is no `ok`, which is the answer.
 senders(A, B, Sink, Channels) ->
@@ -387,3 +387,36 @@ slowly(Node, Sink) ->
                       ok = partisan_channel:send(Node, idle, Sink, I),
                       receive after 80 + rand:uniform(160) -> ok end
                   end, lists:seq(1, 40)).
+
+%% B asks A for a channel that A has not, and does not take the answer. A serves others all the same.
+asked_by_one_that_stands_still(_) ->
+    {A, B} = pair(#{}),
+    C = pt_peer:start(tr, #{args => ["-kernel", "dist_auto_connect", "never"]}),
+    ok = pt_peer:call(C, partisan_channel, configure, [#{small => #{}}]),
+    NodeA = pt_peer:node(A),
+    NodeB = pt_peer:node(B),
+    pt_peer:connect(C, A),
+    on(A, fun() ->
+        Port = pt_peer:dist_port(NodeB),
+        #{lanes := Lanes} = partisan_dist:info(NodeB),
+        [ok = partisan_drv:test(Port, pause_send, Lane, 0) || #{lane := Lane} <- Lanes],
+        ok = partisan_drv:set_max_queue(Port, 0),
+        spawn(fun() -> [{nobody, NodeB} ! binary:copy(<<1>>, 1 bsl 20) || _ <- [1, 2, 3]] end)
+    end),
+    Suspended = fun() ->
+                    on(A, fun() ->
+                        [process_info(P, [registered_name, initial_call])
+                         || P <- processes(), process_info(P, status) =:= {status, suspended}]
+                    end)
+                end,
+    ?assert(pt_peer:wait(fun() -> Suspended() =/= [] end)),
+    on(B, fun() ->
+        ok = partisan_channel:configure(#{only_here => #{}}),
+        spawn(fun() -> partisan_channel:open(NodeA, only_here) end)
+    end),
+    %% whoever answers it: as before there was one, and now
+    Answers = [[{registered_name, partisan_channel_srv}, {initial_call, {proc_lib, init_p, 5}}],
+               [{registered_name, []}, {initial_call, {erlang, send, 3}}]],
+    ?assert(pt_peer:wait(fun() -> Answers -- Suspended() =/= Answers end)),
+    ?assertEqual(ok, pt_peer:call(C, partisan_channel, open, [NodeA, small, 5000])),
+    stop([A, B, C]).

@@ -8,14 +8,15 @@
 -export([destinations/1, old_and_new_arities/1, errors/1, bad_input/1, casts/1, sends/1, timers/1,
          order_by_key/1, forward_options/1, acknowledged/1, retransmitted/1, receiver_restarts/1,
          lost_without/1, window/1,
-         gives_up/1, causal_order/1, causal_hold/1, another_carrier/1]).
+         beside_one_that_stands_still/1, gives_up/1, causal_order/1, causal_hold/1, another_carrier/1]).
 
 suite() ->
     [{timetrap, {seconds, 120}}].
 
 all() ->
     [destinations, old_and_new_arities, errors, bad_input, casts, sends, timers, order_by_key,
-     forward_options, acknowledged, retransmitted, receiver_restarts, lost_without, window, gives_up, causal_order,
+     forward_options, acknowledged, retransmitted, receiver_restarts, lost_without, window,
+     beside_one_that_stands_still, gives_up, causal_order,
      causal_hold, another_carrier].
 
 -define(CHANNELS, #{vnode => #{parallelism => 4}, gossip => #{monotonic => true},
@@ -387,6 +388,33 @@ window(_Config) ->
     stop([A, B]).
 
 %% A peer that stays away is not waited for for ever, and that is said.
+%% The connection with B takes nothing, and who sends to it waits: the stream to B as well, which is
+%% opened just then. Those who send to C must not notice.
+beside_one_that_stands_still(_Config) ->
+    {A, B, C} = triple(#{}),
+    [NodeB, NodeC] = [pt_peer:node(P) || P <- [B, C]],
+    Pid = collector(C, here),
+    Retransmit = [{retransmission, true}],
+    Until = fun(Info, Fun) ->
+                    Process = on(A, fun() -> spawn(Fun) end),
+                    ?assert(pt_peer:wait(fun() -> on(A, fun() ->
+                        process_info(Process, element(1, Info)) =:= Info
+                    end) end))
+            end,
+    on(A, fun() ->
+        Port = pt_peer:dist_port(NodeB),
+        #{lanes := Lanes} = partisan_dist:info(NodeB),
+        [ok = partisan_drv:test(Port, pause_send, Lane, 0) || #{lane := Lane} <- Lanes],
+        ok = partisan_drv:set_max_queue(Port, 0)
+    end),
+    Until({status, suspended},
+          fun() -> [{here, NodeB} ! binary:copy(<<1>>, 1 bsl 20) || _ <- [1, 2, 3]] end),
+    Until({current_function, {gen, do_call, 4}},
+          fun() -> partisan:forward_message(NodeB, here, 1, Retransmit) end),
+    ?assertEqual(ok, on(A, fun() -> partisan:forward_message(NodeC, here, 2, Retransmit) end)),
+    ?assert(pt_peer:wait(fun() -> pt_peer:collected(C, Pid) =:= [2] end)),
+    stop([A, B, C]).
+
 gives_up(_Config) ->
     {A, B} = pair(),
     Node = pt_peer:node(B),
