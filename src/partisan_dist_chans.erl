@@ -11,7 +11,7 @@
 -module(partisan_dist_chans).
 
 -export([new/0, handle/3, attach/5, attached/4, opened/4, failed/4, opener_done/3, knows/2]).
--export([sockets/1]).
+-export([sockets/1, lane_gone/4]).
 
 -export_type([state/0, context/0]).
 
@@ -20,9 +20,10 @@
 -define(ANSWER_IN, 7000).
 
 -type name() :: binary().
-%% quiet: what had been sent and delivered at the last look. closing: who wants to open it meanwhile.
+%% open: it had a lane once, so somebody may use it. quiet: what had been sent and delivered at the last
+%% look. closing: who wants to open it meanwhile.
 -type chan() :: #{no := pos_integer(), lanes := 1..16, sockets := #{0..15 => inet:socket()},
-                  retries := [pos_integer()], peer := pid(), idle := pos_integer() | infinity,
+                  open := boolean(), retries := [pos_integer()], peer := pid(), idle := pos_integer() | infinity,
                   quiet := {non_neg_integer(), non_neg_integer()}, closing := false | [term()]}.
 -type state() :: #{next := pos_integer(),
                    asked := #{name() => {reference(), map()}},
@@ -148,8 +149,8 @@ create(Name, Lanes, Peer, #{idle := Idle} = Conf, #{port := Port, role := Role},
        #{next := No, chans := Chans} = S0) ->
     case partisan_drv:channel(Port, No, Conf#{name => Name, lanes => Lanes}) of
         ok ->
-            Chan = #{no => No, lanes => Lanes, sockets => #{}, retries => ?RETRIES, peer => Peer,
-                     idle => Idle, quiet => {0, 0}, closing => false},
+            Chan = #{no => No, lanes => Lanes, sockets => #{}, open => false, retries => ?RETRIES,
+                     peer => Peer, idle => Idle, quiet => {0, 0}, closing => false},
             Role =:= connector andalso look_later(Name, Chan),
             {{ok, Lanes, self()}, S0#{next := No + 1, chans := Chans#{Name => Chan}}};
         {error, Words} ->
@@ -309,11 +310,28 @@ opener_done(Opener, Context, #{openers := Openers0, chans := Chans} = S0) ->
                 {[_ | _], []} when map_size(Sockets) =:= 0 ->
                     no_lane(Name, Chan, Context),
                     tell(Peer, {no_lane, Name}),
+                    _ = [erlang:send_after(lists:last(?RETRIES), self(), {channel, {dial, Name}})
+                         || maps:get(open, Chan)],
                     S#{chans := Chans#{Name := Chan#{retries := ?RETRIES}}};
                 _ ->
                     S
             end;
         #{} ->
+            S
+    end.
+
+%% The driver has forgotten a lane that had carried nothing: the peer's half never came to be, or is
+%% gone. The connector opens it again.
+-spec lane_gone(pos_integer(), 0..15, context(), state()) -> state().
+lane_gone(No, Lane, #{driver := Driver, role := Role}, #{chans := Chans} = S) ->
+    case [{Name, Chan} || {Name, #{no := N, sockets := #{Lane := _}} = Chan} <- maps:to_list(Chans),
+                          N =:= No] of
+        [{Name, #{sockets := Sockets} = Chan}] ->
+            {Socket, Rest} = maps:take(Lane, Sockets),
+            Driver:close(Socket),
+            _ = [erlang:send_after(hd(?RETRIES), self(), {channel, {dial, Name}}) || Role =:= connector],
+            S#{chans := Chans#{Name := Chan#{sockets := Rest, retries := ?RETRIES}}};
+        [] ->
             S
     end.
 
@@ -368,7 +386,8 @@ adopt(Name, Lane, Socket, #{driver := Driver, port := Port} = Context, #{chans :
             case partisan_drv:channel_lane(Port, No, Lane, Socket) of
                 ok ->
                     map_size(Sockets) =:= 0 andalso usable(Name, No, Context),
-                    S#{chans := Chans#{Name := Chan#{sockets := Sockets#{Lane => Socket}}}};
+                    S#{chans := Chans#{Name := Chan#{open := true,
+                                                     sockets := Sockets#{Lane => Socket}}}};
                 {error, Words} ->
                     Driver:close(Socket),
                     failed(Name, Lane, Words, Context),

@@ -90,8 +90,11 @@ loop(#{owner := Owner, registry := Registry} = State) ->
             ?MODULE:loop(came_up(State#{up := true}));
         open_lanes ->
             ?MODULE:loop(open_lanes(State#{retry := idle}));
-        {partisan_lane_gone, _Port, Lane} ->
+        {partisan_lane_gone, _Port, 0, Lane} ->
             ?MODULE:loop(lane_gone(Lane, State));
+        {partisan_lane_gone, _Port, Channel, Lane} ->
+            #{chans := Chans} = State,
+            ?MODULE:loop(State#{chans := partisan_dist_chans:lane_gone(Channel, Lane, State, Chans)});
         {partisan_more_lanes, _Port} ->
             ?MODULE:loop(more_lanes(State));
         more_lanes ->

@@ -54,7 +54,7 @@ configured_away(Says, Args) ->
 %% ------------------------------------------------------------------------------------------------
 
 with_channel(Over, S) ->
-    Chan = #{no => 1, lanes => 1, sockets => #{}, retries => [1000], peer => self(), idle => infinity,
+    Chan = #{no => 1, lanes => 1, sockets => #{}, open => false, retries => [1000], peer => self(), idle => infinity,
              quiet => {0, 0}, closing => false},
     S#{chans := #{?NAME => maps:merge(Chan, Over)}, next := 2}.
 

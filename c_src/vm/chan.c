@@ -94,6 +94,7 @@ struct pt_chan *pt_chan_open(struct pt_peer *p, unsigned no, unsigned lanes, boo
     c->s.rx.auth = NULL;
     c->s.rx.atom_cache = false; /* that of the VM belongs to the distribution's own stream */
     c->s.rx.max_message = p->max_message;
+    c->s.rx.max_room = p->s.rx.max_room;
     pthread_mutex_lock(&pt_node.lock);
     pt_list_push(&p->chans, &c->link);
     pthread_mutex_unlock(&pt_node.lock);
@@ -112,7 +113,7 @@ struct pt_chan *pt_chan_find(struct pt_peer *p, unsigned no)
 
 void pt_chan_lane_name(const struct pt_lane *l, char *out, size_t len)
 {
-    const struct pt_chan *c = PT_CONTAINER_OF(l->stream, struct pt_chan, s);
+    const struct pt_chan *c = pt_chan_of(l);
     snprintf(out, len, "lane %u of channel %.*s", l->no, (int)c->name_len, c->name);
 }
 
@@ -241,7 +242,7 @@ bool pt_chan_may_end(const struct pt_lane *l)
 {
     if (l->stream == &l->stream->peer->s)
         return false;
-    struct pt_chan *c = PT_CONTAINER_OF(l->stream, struct pt_chan, s);
+    struct pt_chan *c = pt_chan_of(l);
     pthread_mutex_lock(&c->s.lock);
     bool may = c->stopped;
     pthread_mutex_unlock(&c->s.lock);

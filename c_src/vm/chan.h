@@ -56,6 +56,11 @@ void pt_chan_finish(struct pt_chan *c);
 struct pt_chan *pt_chan_ref(struct pt_chan *c);
 void pt_chan_unref(struct pt_chan *c); /* any thread */
 
+/* Whose lane it is; not of the distribution's own stream. */
+static inline struct pt_chan *pt_chan_of(const struct pt_lane *l)
+{
+    return PT_CONTAINER_OF(l->stream, struct pt_chan, s);
+}
 void pt_chan_lane_name(const struct pt_lane *l, char *out, size_t len); /* for a log line */
 bool pt_chan_may_end(const struct pt_lane *l); /* port lock: is it a lane of a stopped channel? */
 /* Port lock: sends what senders left to the port, and tells those who wait that there is room. */

@@ -224,8 +224,7 @@ static void on_lane(struct pt_peer *p, struct pt_lane *l)
         pt_rx_select(p, l, false);
     } else if ((rc == -ENODATA || rc == -ECONNRESET) && !p->ending &&
                pt_stream_detach(l->stream, l)) {
-        if (l->stream == &p->s) /* the connection does well without it */
-            pt_peer_lane_gone(p, l);
+        pt_peer_lane_gone(p, l); /* the connection does well without it */
     } else if (rc == -ENODATA) {
         snprintf(what, sizeof what, "%s was closed by the peer", lane);
         pt_peer_end(p, l, 0, what);

@@ -106,8 +106,9 @@ void pt_peer_lane_gone(struct pt_peer *p, const struct pt_lane *l)
     ErlDrvTermData spec[] = {
         ERL_DRV_ATOM,  driver_mk_atom((char *)(uintptr_t) "partisan_lane_gone"),
         ERL_DRV_PORT,  p->port_term,
+        ERL_DRV_UINT,  l->stream == &p->s ? 0 : pt_chan_of(l)->no,
         ERL_DRV_UINT,  l->no,
-        ERL_DRV_TUPLE, 3};
+        ERL_DRV_TUPLE, 4};
     if (p->has_notify)
         erl_drv_send_term(p->port_term, p->notify, spec, sizeof spec / sizeof spec[0]);
 }

@@ -73,8 +73,8 @@ void pt_peer_end(struct pt_peer *p, struct pt_lane *l, int err, const char *what
 /* Has the peer said that it ends the connection, and has all come that it sent before? */
 bool pt_peer_complete(struct pt_peer *p);
 void pt_peer_end_check(struct pt_peer *p); /* timer: is the time up? The port may be gone */
-/* Tells the lanes' process that a lane of the distribution was forgotten: {partisan_lane_gone, Port,
- * Lane}. */
+/* Tells the lanes' process that a lane was forgotten: {partisan_lane_gone, Port, Channel, Lane}, where
+ * channel 0 is the distribution's own stream. */
 void pt_peer_lane_gone(struct pt_peer *p, const struct pt_lane *l);
 /* Bulk would use lanes that are not there: {partisan_more_lanes, Port}. */
 void pt_peer_more_lanes(struct pt_peer *p);

@@ -5,7 +5,8 @@
 
 -export([all/0, suite/0]).
 -export([peer_killed_under_load/1, waiting_when_the_peer_ends/1, races_with_disconnect/1,
-         halt_delivers_what_was_taken/1, lost_lane_ends_the_connection/1, reopened_after_reconnect/1,
+         halt_delivers_what_was_taken/1, lost_lane_ends_the_connection/1, unused_lanes_come_back/1,
+         reopened_after_reconnect/1,
          nothing_is_kept/1, bad_arguments/1, nonsense_on_the_wire/1, strangers_at_the_port/1,
          stale_handles/1, closed_when_idle/1, asked_by_one_that_stands_still/1]).
 
@@ -16,7 +17,8 @@ suite() -> [{timetrap, {seconds, 120}}].
 
 all() ->
     [peer_killed_under_load, waiting_when_the_peer_ends, races_with_disconnect,
-     halt_delivers_what_was_taken, lost_lane_ends_the_connection, reopened_after_reconnect,
+     halt_delivers_what_was_taken, lost_lane_ends_the_connection, unused_lanes_come_back,
+     reopened_after_reconnect,
      nothing_is_kept, bad_arguments, nonsense_on_the_wire, strangers_at_the_port, stale_handles,
      closed_when_idle, asked_by_one_that_stands_still].
 
@@ -156,6 +158,37 @@ lost_lane_ends_the_connection(_) ->
     ok = on(A, fun() -> partisan_drv:test(pt_peer:dist_port(Node), shut, 2, No) end),
     ?assert(apart(A, B)),
     ?assertEqual({error, disconnected}, send(A, B, wide, Sink, x)),
+    stop([A, B]).
+
+%% Lanes that carried nothing: whoever opened them opens them again, whichever side lost them, and be it
+%% all of the channel's.
+unused_lanes_come_back(_) ->
+    {A, B} = pair(#{}),
+    Sink = sink(B),
+    [begin
+         ok = pt_peer:call(A, partisan_channel, open, [pt_peer:node(B), Channel]),
+         AllThere = fun() ->
+                        ?assert(lists:all(fun({P, Q}) ->
+                            wait_info(P, Q, Channel, fun(#{lanes_attached := N}) -> N =:= Lanes;
+                                                        (_) -> false end)
+                        end, [{A, B}, {B, A}]))
+                    end,
+         AllThere(),
+         Local = fun(#{lanes := Ls}) -> [{Lane, Addr} || #{lane := Lane, local := Addr} <- Ls] end,
+         Before = Local(info(A, B, Channel)),
+         #{channel := No} = info(Side, Other, Channel),
+         Node = pt_peer:node(Other),
+         on(Side, fun() ->
+             Port = pt_peer:dist_port(Node),
+             [ok = partisan_drv:test(Port, shut, Lane, No) || Lane <- Shut]
+         end),
+         ?assert(wait_info(A, B, Channel, fun(#{lanes_attached := N} = Info) ->
+                                              N =:= Lanes andalso length(Before -- Local(Info)) =:= length(Shut)
+                                          end)),
+         AllThere(),
+         ok = send(A, B, Channel, Sink, Channel)
+     end || {Channel, Lanes, Shut, Side, Other} <- [{wide, 4, [1, 3], A, B}, {small, 1, [0], B, A}]],
+    ?assertEqual([small, wide], lists:sort(wait_seen(B, Sink, 2))),
     stop([A, B]).
 
 reopened_after_reconnect(_) ->
