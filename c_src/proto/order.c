@@ -9,7 +9,7 @@ void pt_order_init(struct pt_order_rx *o)
 {
     memset(o, 0, sizeof *o);
     pt_hmap_init(&o->waiting);
-    pt_list_init(&o->fences);
+    pt_hmap_init(&o->fences);
     pt_list_init(&o->ready);
 }
 
@@ -21,11 +21,13 @@ void pt_order_free(struct pt_order_rx *o, void (*drop)(void *ctx, struct pt_held
             next = h->next;
             drop(ctx, h);
         }
-    for (struct pt_list *n; (n = pt_list_pop(&o->fences));)
-        drop(ctx, HELD_OF(n));
+    pos = 0;
+    for (struct pt_held *h; (h = pt_hmap_next(&o->fences, &pos));)
+        drop(ctx, h);
     for (struct pt_list *n; (n = pt_list_pop(&o->ready));)
         drop(ctx, HELD_OF(n));
     pt_hmap_free(&o->waiting);
+    pt_hmap_free(&o->fences);
     pt_free(o->bits);
     o->bits = NULL;
 }
@@ -61,10 +63,10 @@ int pt_order_hold(struct pt_order_rx *o, struct pt_held *h)
     pt_list_init(&h->link);
     h->next = NULL;
     if (h->fence) {
-        struct pt_list *at = o->fences.prev;
-        while (at != &o->fences && HELD_OF(at)->number > h->number)
-            at = at->prev;
-        pt_list_insert_(at, at->next, &h->link);
+        if (pt_hmap_get(&o->fences, h->number))
+            return PT_E_BAD_NUMBER;
+        if (pt_hmap_put(&o->fences, h->number, h))
+            return -ENOMEM;
     } else {
         struct pt_held *first = pt_hmap_get(&o->waiting, h->after);
         if (first) { /* a chain of more than one is rare: only a fence has several followers */
@@ -139,11 +141,9 @@ int pt_order_delivered(struct pt_order_rx *o, uint64_t number)
         next = h->next;
         set_free(o, h);
     }
-    struct pt_list *n = pt_list_first(&o->fences);
-    if (n && HELD_OF(n)->number == o->watermark + 1) {
-        pt_list_del(n);
-        set_free(o, HELD_OF(n));
-    }
+    struct pt_held *fence = o->fences.count ? pt_hmap_del(&o->fences, o->watermark + 1) : NULL;
+    if (fence)
+        set_free(o, fence);
     return 0;
 }
 
@@ -155,6 +155,7 @@ void pt_order_trim(struct pt_order_rx *o)
         o->span = 0;
     }
     pt_hmap_trim(&o->waiting);
+    pt_hmap_trim(&o->fences);
 }
 
 struct pt_held *pt_order_ready(struct pt_order_rx *o)

@@ -29,7 +29,7 @@ struct pt_order_rx {
     uint64_t span;          /* bits in the ring, a power of two */
     uint64_t beyond;        /* bits set */
     struct pt_hmap waiting; /* predecessor -> chain of pt_held */
-    struct pt_list fences;  /* by number */
+    struct pt_hmap fences;  /* number -> pt_held; not a sorted list, which a peer can make long */
     struct pt_list ready;   /* may be delivered now */
     size_t held_bytes, held_count, held_peak;
     size_t held_largest;    /* since nothing was held */
@@ -42,7 +42,8 @@ void pt_order_free(struct pt_order_rx *o, void (*drop)(void *ctx, struct pt_held
 
 /* May this message be delivered now? 1 yes, 0 no (hold it), PT_E_BAD_NUMBER. */
 int pt_order_check(const struct pt_order_rx *o, uint64_t number, uint64_t after, bool fence);
-/* Keeps h until its turn (h->number, after, fence, len set). 0 or -ENOMEM (h still the caller's). */
+/* Keeps h until its turn (h->number, after, fence, len set). 0, or h is still the caller's: -ENOMEM,
+ * PT_E_BAD_NUMBER (a fence of this number is held). */
 int pt_order_hold(struct pt_order_rx *o, struct pt_held *h);
 /* `number` was delivered; what that sets free moves to the ready list. 0, -ENOMEM,
  * PT_E_BAD_NUMBER (delivered before, or too far ahead). */

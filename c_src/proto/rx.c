@@ -14,6 +14,7 @@ void pt_rx_init(struct pt_rx *r, const struct pt_rx_ops *ops, void *host, uint64
     r->host = host;
     r->max_message = max_message;
     r->max_room = UINT64_MAX;
+    r->max_held = PT_TXQ_UNACKED;
     r->auth = auth;
     r->atom_cache = true;
     pt_order_init(&r->order);
@@ -170,8 +171,9 @@ static int hold(struct pt_rx *r, const struct pt_frame *f, void *bin, const uint
     }
     /* The largest is left out: the sender may pass its limit by one message of any size. Twice, so
      * that a peer may count a little differently. */
-    if (r->order.held_bytes - PT_MIN(r->order.held_bytes, r->order.held_largest) >
-        2 * (size_t)PT_TXQ_SPECULATIVE)
+    if (r->order.held_count > r->max_held ||
+        r->order.held_bytes - PT_MIN(r->order.held_bytes, r->order.held_largest) >
+            2 * (size_t)PT_TXQ_SPECULATIVE)
         return PT_E_HELD_LIMIT;
     return 0;
 }

@@ -68,6 +68,7 @@ struct pt_rx {
     bool atom_cache;            /* it has one; without, references would crash OTP 25 */
     struct pt_hmap transfers;
     uint64_t room, max_room; /* of the transfers: the sum, and its limit */
+    size_t max_held;         /* messages: each costs memory, however small it is */
     /* Small packets ready to be delivered, copied from the lane's buffer. One allocation for
      * several; one that stays in a mailbox keeps no more than PT_RX_GROUP bytes alive. */
     struct {
@@ -91,7 +92,7 @@ struct pt_rx {
                                  more than the VM was told, which would exchange atoms */
 };
 
-/* max_room starts as UINT64_MAX. */
+/* max_room starts as UINT64_MAX, max_held as what a sender may have unacknowledged. */
 void pt_rx_init(struct pt_rx *r, const struct pt_rx_ops *ops, void *host, uint64_t max_message,
                 const uint8_t auth[PT_FRAME_AUTH_LEN]); /* auth stays the caller's */
 void pt_rx_free(struct pt_rx *r);

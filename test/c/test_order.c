@@ -6,6 +6,7 @@
 #include "proto/txq.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { MOST = 6, FLOW_1 = 1, FLOW_2, FLOW_3, FREE, HALF, FULL };
@@ -472,6 +473,34 @@ START_TEST(held_ones_are_dropped_at_the_end)
 }
 END_TEST
 
+/* Each fence before those that came before it: a time that grows with the square of their number is
+ * not over before the test's is. */
+START_TEST(many_fences_backwards)
+{
+    enum { N = 400000 };
+    struct pt_held *h = calloc(N + 1, sizeof *h), again = {.number = N, .after = 0, .fence = true};
+    struct pt_order_rx o;
+
+    ck_assert_ptr_nonnull(h);
+    pt_order_init(&o);
+    for (unsigned n = N; n > 1; n--) {
+        h[n] = (struct pt_held){.number = n, .fence = true, .len = 1};
+        ck_assert_int_eq(pt_order_hold(&o, &h[n]), 0);
+    }
+    ck_assert_int_eq(pt_order_hold(&o, &again), PT_E_BAD_NUMBER);
+    for (unsigned n = 1; n <= N; n++) { /* each sets the next one free, and no other */
+        ck_assert_int_eq(pt_order_delivered(&o, n), 0);
+        ck_assert_ptr_eq(pt_order_ready(&o), n < N ? &h[n + 1] : NULL);
+        ck_assert_ptr_null(pt_order_ready(&o));
+    }
+    ck_assert_uint_eq(o.held_count, 0);
+    ck_assert_uint_eq(o.held_bytes, 0);
+    pt_order_free(&o, no_drop, NULL);
+    free(h);
+    ck_assert_uint_eq(sup_alloc_live(), 0);
+}
+END_TEST
+
 START_TEST(out_of_memory)
 {
     struct pt_order_rx o;
@@ -479,6 +508,9 @@ START_TEST(out_of_memory)
 
     pt_order_init(&o);
     sup_alloc_fail_at(1);
+    ck_assert_int_eq(pt_order_hold(&o, &h), -ENOMEM);
+    sup_alloc_fail_at(1);
+    h.fence = true;
     ck_assert_int_eq(pt_order_hold(&o, &h), -ENOMEM);
     ck_assert_uint_eq(o.held_count, 0);
     ck_assert_uint_eq(o.held_bytes, 0);
@@ -500,6 +532,6 @@ int main(void)
                             broken_rules_are_seen, refused_numbers,
                             the_whole_span,        the_bitmap_is_given_back,
                             watermark_model,       held_ones_are_dropped_at_the_end,
-                            out_of_memory};
+                            many_fences_backwards, out_of_memory};
     return SUP_MAIN("order", tests);
 }
