@@ -7,7 +7,7 @@
 -module(partisan_channel).
 
 -export([configure/1, channels/0]).
--export([send/4, send/5, open/2, open/3, info/1]).
+-export([send/4, send/5, open/2, open/3, close/1, close/2, info/1]).
 
 -export_type([channel/0, config/0, options/0, destination/0, reason/0]).
 
@@ -27,7 +27,9 @@
 -type reason() :: not_yet_connected | disconnected | busy | timeout | system_limit |
                   {unknown_channel, channel()} | {wrong_node, node()} | {badarg, string()}.
 
-%% Replaces the set of channels of this node. Channels that are open keep what they were opened with.
+%% Replaces the set of channels of this node. For open channels compression and idle count at once;
+%% one whose other options changed is opened anew when it is quiet, and one that is not in the set any
+%% more is closed then.
 -spec configure(#{channel() => config()}) -> ok | {error, Line :: string()}.
 configure(Channels) ->
     partisan_channel_conf:set(Channels).
@@ -209,6 +211,16 @@ open(Node, Channel, Timeout) when Node =:= node() ->
     end;
 open(Node, Channel, Timeout) ->
     partisan_channel_srv:open(Node, Channel, none, Timeout).
+
+%% Closes the channels with Node, or one, when they have carried nothing for a second: for nodes that
+%% are not talked to any more. The next use opens them again. Returns at once.
+-spec close(node()) -> ok.
+close(Node) ->
+    partisan_channel_srv:close(Node, all).
+
+-spec close(node(), channel()) -> ok.
+close(Node, Channel) when is_atom(Channel) ->
+    partisan_channel_srv:close(Node, Channel).
 
 open_and_send(_Node, _Channel, _Stale, _Dest, _Message, _Options, 0) ->
     {error, disconnected};

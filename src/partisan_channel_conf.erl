@@ -15,7 +15,10 @@
 -spec set(#{atom() => partisan_channel:config()}) -> ok | {error, Line :: string()}.
 set(Channels) ->
     case check(Channels) of
-        {ok, Complete} -> persistent_term:put(?CONF, Complete);
+        {ok, Complete} ->
+            Before = ?MODULE:get(),
+            ok = persistent_term:put(?CONF, Complete),
+            partisan_channel_srv:configured(Before, Complete);
         {error, _} = Error -> Error
     end.
 

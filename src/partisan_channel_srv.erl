@@ -9,10 +9,13 @@
 -behaviour(gen_server).
 
 -export([start/0, lookup/2, open/4]).
--export([ask/2, opened/5, not_opened/3]).
+-export([configured/2, close/2]).
+-export([ask/2, opened/6, not_opened/3]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -export_type([row/0]).
+
+-include_lib("kernel/include/logger.hrl").
 
 -define(TABLE, partisan_channel).
 -define(UNKNOWN_FOR, 5000). % ms until a peer that did not know a channel is asked again
@@ -46,6 +49,20 @@ open(Node, Channel, Stale, Timeout) ->
         exit:_ -> {error, disconnected} % it died: what it would have said is not known
     end.
 
+%% Closes the channel with Node, or all, as soon as it carried nothing for a second.
+-spec close(node(), atom()) -> ok.
+close(Node, Channel) ->
+    case partisan_dist_reg:lookup_node(Node) of
+        {ok, Lanes} -> retire(Lanes, Channel);
+        error -> ok
+    end.
+
+%% After the set of channels was replaced: what is open follows, as docs/channels.md says.
+-spec configured(Old :: #{atom() => partisan_channel_conf:channel()},
+                 New :: #{atom() => partisan_channel_conf:channel()}) -> ok.
+configured(Same, Same) -> ok;
+configured(Old, New) -> gen_server:cast(?MODULE, {configured, Old, New}).
+
 %% ------------------------------------------------------------------------------------------------
 %% For the lanes processes (partisan_dist_chans, partisan_dist_lanes)
 
@@ -54,9 +71,11 @@ open(Node, Channel, Stale, Timeout) ->
 ask(Node, Question) ->
     erlang:send({?MODULE, Node}, {partisan_channel, Question}, [noconnect]).
 
--spec opened(node(), binary(), SessionId :: binary(), No :: pos_integer(), pid()) -> ok.
-opened(Node, Name, SessionId, No, Lanes) ->
-    gen_server:cast(?MODULE, {opened, Node, Name, SessionId, No, Lanes}).
+%% Conf: what it was opened with here.
+-spec opened(node(), binary(), SessionId :: binary(), No :: pos_integer(), pid(),
+             partisan_channel_conf:channel()) -> ok.
+opened(Node, Name, SessionId, No, Lanes, Conf) ->
+    gen_server:cast(?MODULE, {opened, Node, Name, SessionId, No, Lanes, Conf}).
 
 -spec not_opened(node(), binary(), term()) -> ok.
 not_opened(Node, Name, Why) ->
@@ -109,19 +128,29 @@ no_session(Node, Channel) ->
             end
     end.
 
-handle_cast({opened, Node, Name, SessionId, No, Lanes}, State) ->
+handle_cast({opened, Node, Name, SessionId, No, Lanes, #{monotonic := Monotonic} = Opened}, State) ->
     case channel(Name) of
-        {ok, Channel, #{compression := Level, monotonic := Monotonic}} ->
+        {ok, Channel, #{compression := Level} = Conf} ->
             case partisan_nif:channel(SessionId, No) of
                 undefined -> % gone again
                     {noreply, settle({Node, Channel}, {error, disconnected}, State)};
                 Handle ->
                     true = ets:insert(?TABLE, {{Node, Channel}, Handle, Level, Monotonic, Lanes}),
+                    is_outdated(Opened, Conf) andalso retire(Lanes, Channel),
                     {noreply, settle({Node, Channel}, ok, watch(Lanes, State))}
             end;
         error ->
+            tell(Lanes, {retire, Name}),
             {noreply, configured_away(Node, Name, State)}
     end;
+handle_cast({configured, Old, New}, State) ->
+    Rows = [Row || {_, Handle, _, _, _} = Row <- ets:tab2list(?TABLE), Handle =/= unknown],
+    Anew = [Channel || {{_, Channel}, _, _, _, _} = Row <- Rows, follow(Row, Old, New)],
+    Anew =:= [] orelse
+        ?LOG_NOTICE("partisan: options of open channels changed: ~ts: each is opened anew with them "
+                    "once it carried nothing for a second",
+                    [lists:join(", ", [atom_to_binary(C) || C <- lists:usort(Anew)])]),
+    {noreply, State};
 handle_cast({not_opened, Node, Name, Why, Lanes}, State) ->
     case channel(Name) of
         {ok, Channel, _} ->
@@ -143,8 +172,7 @@ handle_info({partisan_channel, {open, Asker, Ref, SessionId, Name, Lanes}}, Stat
   when is_pid(Asker), is_reference(Ref), is_binary(Name), is_integer(Lanes), Lanes >= 1 ->
     case {channel(Name), partisan_dist_reg:lookup(SessionId)} of
         {{ok, _, #{parallelism := Mine} = Conf}, {ok, Pid}} ->
-            Pid ! {channel, {peer_opens, Asker, Ref, Name,
-                             Conf#{parallelism := min(Mine, Lanes)}}},
+            Pid ! {channel, {peer_opens, Asker, Ref, Name, Conf, min(Mine, Lanes)}},
             ok;
         _ ->
             %% In a process of its own: a connection that is busy suspends who sends by it, and all
@@ -169,6 +197,41 @@ handle_info({forget, Row}, State) ->
     {noreply, State};
 handle_info(_Message, State) ->
     {noreply, State}.
+
+%% Whether the open channel has to be opened anew.
+follow({{_, Channel} = Key, _, _, _, Lanes}, Old, New) ->
+    case {Old, New} of
+        {#{Channel := Conf}, #{Channel := Conf}} ->
+            false;
+        {_, #{Channel := #{compression := Level, idle := Idle} = Conf}} ->
+            true = ets:update_element(?TABLE, Key, {3, Level}),
+            Changed = case Old of
+                          #{Channel := Before} -> is_outdated(Before, Conf);
+                          #{} -> true
+                      end,
+            case Changed of
+                true -> retire(Lanes, Channel);
+                false -> tell(Lanes, {idle_is, atom_to_binary(Channel), Idle})
+            end,
+            Changed;
+        {_, #{}} ->
+            true = ets:delete(?TABLE, Key),
+            retire(Lanes, Channel),
+            false
+    end.
+
+%% Of what a channel has for life. The number of lanes is the one wished for here, not what became of
+%% it.
+is_outdated(Opened, Conf) ->
+    ForLife = [parallelism, monotonic, max_queue],
+    maps:with(ForLife, Opened) =/= maps:with(ForLife, Conf).
+
+retire(Lanes, all) -> tell(Lanes, {retire, all});
+retire(Lanes, Channel) -> tell(Lanes, {retire, atom_to_binary(Channel)}).
+
+tell(Lanes, Event) ->
+    Lanes ! {channel, Event},
+    ok.
 
 watch(Lanes, #{sessions := Sessions} = State) when is_map_key(Lanes, Sessions) ->
     State;

@@ -8,6 +8,8 @@
 %% A channel that is not used is closed by the connector, if its option `idle` says so: it stops
 %% sending, tells the peer how much it sent, the peer does the same when all of that is delivered, and
 %% when all of this is, both close their ends. Who wants to send meanwhile waits, and opens it anew.
+%% A channel that is retired (either side's options changed, or the nodes are no members of one cluster
+%% any more) gets a short `idle` for the rest of its life.
 -module(partisan_dist_chans).
 
 -export([new/0, handle/3, attach/5, attached/4, opened/4, failed/4, opener_done/3, knows/2]).
@@ -18,13 +20,16 @@
 %% ms from one round of attempts at lanes to the next, and until an answer is not expected any more
 -define(RETRIES, [1000, 5000, 30000]).
 -define(ANSWER_IN, 7000).
+-define(RETIRED_IDLE, 1000).
 
 -type name() :: binary().
 %% open: it had a lane once, so somebody may use it. quiet: what had been sent and delivered at the last
-%% look. closing: who wants to open it meanwhile.
+%% look, look: the timer of the next. closing: who wants to open it meanwhile. conf: what it was opened
+%% with.
 -type chan() :: #{no := pos_integer(), lanes := 1..16, sockets := #{0..15 => inet:socket()},
                   open := boolean(), retries := [pos_integer()], peer := pid(), idle := pos_integer() | infinity,
-                  quiet := {non_neg_integer(), non_neg_integer()}, closing := false | [term()]}.
+                  quiet := {non_neg_integer(), non_neg_integer()}, look := none | reference(),
+                  closing := false | [term()], conf := partisan_channel_conf:channel()}.
 -type state() :: #{next := pos_integer(),
                    asked := #{name() => {reference(), map()}},
                    chans := #{name() => chan()},
@@ -56,13 +61,13 @@ handle(Event, Context, #{chans := Chans} = S) ->
 
 %% The channel that somebody wants to open.
 wants({open, Name, _}) -> Name;
-wants({peer_opens, _, _, Name, _}) -> Name;
+wants({peer_opens, _, _, Name, _, _}) -> Name;
 wants(_) -> none.
 
 do({open, Name, Conf}, Context, S) ->
     open(Name, Conf, Context, S);
-do({peer_opens, Asker, Ref, Name, Conf}, Context, S) ->
-    peer_opens(Asker, Ref, Name, Conf, Context, S);
+do({peer_opens, Asker, Ref, Name, Conf, Lanes}, Context, S) ->
+    peer_opens(Asker, Ref, Name, Conf, Lanes, Context, S);
 do({answer, Ref, Name, Answer}, Context, #{asked := Asked} = S) ->
     case Asked of
         #{Name := {Ref, Conf}} -> answered(Answer, Name, Conf, Context,
@@ -90,6 +95,12 @@ do({dial, Name}, Context, S) ->
     dial(Name, Context, S);
 do({no_lane, Name}, Context, S) ->
     if_there(Name, fun(Chan) -> no_lane(Name, Chan, Context), S end, S);
+do({retire, all}, Context, #{chans := Chans} = S) ->
+    lists:foldl(fun(Name, S1) -> do({retire, Name}, Context, S1) end, S, maps:keys(Chans));
+do({retire, Name}, Context, S) ->
+    if_there(Name, fun(Chan) -> retire(Name, Chan, Context, S) end, S);
+do({idle_is, Name, Idle}, Context, S) ->
+    if_there(Name, fun(Chan) -> set_idle(Name, Idle, Chan, Context, S) end, S);
 do(_Event, _Context, S) ->
     S.
 
@@ -105,8 +116,8 @@ if_there(Name, Fun, #{chans := Chans} = S) ->
 open(Name, Conf, #{node := Node, session_id := Id} = Context,
      #{asked := Asked, chans := Chans} = S) ->
     case Chans of
-        #{Name := #{no := No, sockets := Sockets}} when map_size(Sockets) > 0 ->
-            usable(Name, No, Context),
+        #{Name := #{sockets := Sockets} = Chan} when map_size(Sockets) > 0 ->
+            usable(Name, Chan, Context),
             S;
         #{Name := #{}} ->
             again(Name, Context, S);
@@ -121,7 +132,7 @@ open(Name, Conf, #{node := Node, session_id := Id} = Context,
             S#{asked := Asked#{Name => {Ref, Conf}}}
     end.
 
-peer_opens(Asker, Ref, Name, #{parallelism := Lanes} = Conf, Context, S0) ->
+peer_opens(Asker, Ref, Name, Conf, Lanes, Context, S0) ->
     {Answer, S} = create(Name, Lanes, Asker, Conf, Context, S0),
     tell(Asker, {answer, Ref, Name, Answer}),
     dial(Name, Context, S).
@@ -149,32 +160,51 @@ create(Name, Lanes, Peer, #{idle := Idle} = Conf, #{port := Port, role := Role},
        #{next := No, chans := Chans} = S0) ->
     case partisan_drv:channel(Port, No, Conf#{name => Name, lanes => Lanes}) of
         ok ->
-            Chan = #{no => No, lanes => Lanes, sockets => #{}, open => false, retries => ?RETRIES,
-                     peer => Peer, idle => Idle, quiet => {0, 0}, closing => false},
-            Role =:= connector andalso look_later(Name, Chan),
+            Chan0 = #{no => No, lanes => Lanes, sockets => #{}, open => false, retries => ?RETRIES,
+                      peer => Peer, idle => Idle, quiet => {0, 0}, look => none, closing => false,
+                      conf => Conf},
+            Chan = look_later(Name, Role, Chan0),
             {{ok, Lanes, self()}, S0#{next := No + 1, chans := Chans#{Name => Chan}}};
         {error, Words} ->
             {{error, Words}, S0}
     end.
 
-usable(Name, No, #{node := Node, session_id := Id}) ->
-    partisan_channel_srv:opened(Node, Name, Id, No, self()).
+usable(Name, #{no := No, conf := Conf}, #{node := Node, session_id := Id}) ->
+    partisan_channel_srv:opened(Node, Name, Id, No, self(), Conf).
 
 tell(Pid, Event) ->
     _ = erlang:send(Pid, {channel, Event}, [noconnect]),
     ok.
 
 %% ------------------------------------------------------------------------------------------------
-%% Closing what is not used
+%% Closing what is not used. The connector looks after it.
 
-look_later(_Name, #{idle := infinity}) ->
-    ok;
-look_later(Name, #{idle := Idle, no := No}) ->
-    _ = erlang:send_after(Idle, self(), {channel, {idle, Name, No}}),
-    ok.
+look_later(Name, connector, #{idle := Idle, no := No, look := Timer} = Chan) ->
+    _ = [erlang:cancel_timer(Timer) || Timer =/= none],
+    case Idle of
+        infinity -> Chan#{look := none};
+        _ -> Chan#{look := erlang:send_after(Idle, self(), {channel, {idle, Name, No}})}
+    end;
+look_later(_Name, acceptor, Chan) ->
+    Chan.
+
+retire(Name, #{idle := Idle} = Chan, #{role := connector} = Context, S) when Idle > ?RETIRED_IDLE ->
+    set_idle(Name, ?RETIRED_IDLE, Chan, Context, S);
+retire(_Name, _Chan, #{role := connector}, S) ->
+    S;
+retire(Name, #{peer := Peer}, #{role := acceptor}, S) ->
+    tell(Peer, {retire, Name}),
+    S.
+
+set_idle(Name, Idle, #{closing := Closing} = Chan0, #{role := Role}, #{chans := Chans} = S) ->
+    Chan = Chan0#{idle := Idle},
+    S#{chans := Chans#{Name := case Closing of
+                                   false -> look_later(Name, Role, Chan);
+                                   _ -> Chan
+                               end}}.
 
 look(Name, No, #{no := No, closing := false, quiet := Before, peer := Peer} = Chan,
-     #{port := Port}, #{chans := Chans} = S) ->
+     #{port := Port, role := Role}, #{chans := Chans} = S) ->
     Closes = case partisan_drv:channel_state(Port, No) of
                  {ok, Sent, Delivered, false} when {Sent, Delivered} =:= Before ->
                      missing(Chan) =:= [] andalso partisan_drv:channel_stop(Port, No, true) =:= ok
@@ -189,11 +219,9 @@ look(Name, No, #{no := No, closing := false, quiet := Before, peer := Peer} = Ch
             tell(Peer, Closes),
             S#{chans := Chans#{Name := Chan#{closing := []}}};
         {later, Now} ->
-            look_later(Name, Chan),
-            S#{chans := Chans#{Name := Chan#{quiet := Now}}};
+            S#{chans := Chans#{Name := look_later(Name, Role, Chan#{quiet := Now})}};
         false ->
-            look_later(Name, Chan),
-            S
+            S#{chans := Chans#{Name := look_later(Name, Role, Chan)}}
     end;
 look(_Name, _No, _Chan, _Context, S) ->
     S. % another channel of this name
@@ -233,11 +261,11 @@ close(Name, #{no := No, sockets := Sockets, closing := Waiting},
     lists:foreach(fun(Socket) -> Driver:close(Socket) end, maps:values(Sockets)),
     again_for(Waiting, Context, S#{chans := maps:remove(Name, Chans)}).
 
-keep(Name, #{no := No, closing := Waiting} = Chan, #{port := Port} = Context,
+keep(Name, #{no := No, closing := Waiting} = Chan, #{port := Port, role := Role} = Context,
      #{chans := Chans} = S) ->
     _ = partisan_drv:channel_stop(Port, No, false),
-    look_later(Name, Chan),
-    again_for(Waiting, Context, S#{chans := Chans#{Name := Chan#{closing := false}}}).
+    Kept = look_later(Name, Role, Chan#{closing := false}),
+    again_for(Waiting, Context, S#{chans := Chans#{Name := Kept}}).
 
 again_for(Waiting, Context, S) when is_list(Waiting) ->
     lists:foldr(fun(Event, S1) -> handle(Event, Context, S1) end, S, Waiting);
@@ -385,7 +413,7 @@ adopt(Name, Lane, Socket, #{driver := Driver, port := Port} = Context, #{chans :
             _ = inet:setopts(Socket, [partisan_dist_conn:nodelay()]),
             case partisan_drv:channel_lane(Port, No, Lane, Socket) of
                 ok ->
-                    map_size(Sockets) =:= 0 andalso usable(Name, No, Context),
+                    map_size(Sockets) =:= 0 andalso usable(Name, Chan, Context),
                     S#{chans := Chans#{Name := Chan#{open := true,
                                                      sockets := Sockets#{Lane => Socket}}}};
                 {error, Words} ->

@@ -76,7 +76,9 @@ handle_cast({channels_up, Node, Channels}, #{up := Up} = State) when is_map_key(
     New = Channels -- maps:get(Node, Up),
     lists:foreach(fun(Channel) -> fire(up, Node, Channel, State) end, New),
     {noreply, State#{up := Up#{Node := Channels}}};
-handle_cast({notice, {neighbour_down, Node, _Reason}}, #{up := Up} = State) ->
+handle_cast({notice, {neighbour_down, Node, Reason}}, #{up := Up} = State) ->
+    %% The connection may stay, for others use it; the channels are the cluster's.
+    Reason =:= left andalso partisan_channel:close(Node),
     lists:foreach(fun(Channel) -> fire(down, Node, Channel, State) end, maps:get(Node, Up, [])),
     is_map_key(Node, Up) andalso fire(down, Node, node, State),
     {noreply, State#{up := maps:remove(Node, Up)}};

@@ -8,7 +8,8 @@
          halt_delivers_what_was_taken/1, lost_lane_ends_the_connection/1, unused_lanes_come_back/1,
          reopened_after_reconnect/1,
          nothing_is_kept/1, bad_arguments/1, nonsense_on_the_wire/1, strangers_at_the_port/1,
-         stale_handles/1, closed_when_idle/1, asked_by_one_that_stands_still/1]).
+         stale_handles/1, closed_when_idle/1, closed_by_hand/1, configured_anew/1,
+         asked_by_one_that_stands_still/1]).
 
 -import(pt_chan, [info/3, lanes/4, pair/1, send/5, send/6, sink/1, sink/2, wait_info/4, wait_seen/3]).
 -import(pt_pair, [on/2, stop/1]).
@@ -20,7 +21,7 @@ all() ->
      halt_delivers_what_was_taken, lost_lane_ends_the_connection, unused_lanes_come_back,
      reopened_after_reconnect,
      nothing_is_kept, bad_arguments, nonsense_on_the_wire, strangers_at_the_port, stale_handles,
-     closed_when_idle, asked_by_one_that_stands_still].
+     closed_when_idle, closed_by_hand, configured_anew, asked_by_one_that_stands_still].
 
 %% Senders on a node: each sends until an answer is no `ok`, which is the answer.
 senders(A, B, Sink, Channels) ->
@@ -453,3 +454,58 @@ asked_by_one_that_stands_still(_) ->
     ?assert(pt_peer:wait(fun() -> Answers -- Suspended() =/= Answers end)),
     ?assertEqual(ok, pt_peer:call(C, partisan_channel, open, [NodeA, small, 5000])),
     stop([A, B, C]).
+
+%% Closed on both sides once it is quiet, whoever asks for it; the connection stays, and the next message
+%% opens the channel as it was configured.
+closed_by_hand(_) ->
+    {A, B} = pair(#{}),
+    Sink = sink(B),
+    Closed = fun(C) -> ?assert(pt_peer:wait(fun() -> info(A, B, C) =:= #{} andalso info(B, A, C) =:= #{} end)) end,
+    [ok = send(A, B, C, Sink, {C, 1}) || C <- [small, wide]],
+    ok = pt_peer:call(A, partisan_channel, close, [pt_peer:node(B), small]),
+    Closed(small),
+    ?assertMatch(#{messages_out := 1}, info(A, B, wide)),
+    [begin
+         [ok = send(A, B, C, Sink, {C, From}) || C <- [small, wide]],
+         ok = pt_peer:call(From, partisan_channel, close, [pt_peer:node(To)]),
+         [Closed(C) || C <- [small, wide]]
+     end || {From, To} <- [{A, B}, {B, A}]],
+    ok = send(A, B, wide, Sink, last),
+    ?assert(wait_info(A, B, wide, fun(#{lanes := Lanes}) -> length(Lanes) =:= 4 end)),
+    ?assertEqual(7, length(wait_seen(B, Sink, 7))),
+    ?assert(pt_peer:connected(A, B)),
+    ok = pt_peer:call(A, partisan_channel, close, ['nobody@nowhere.invalid']),
+    stop([A, B]).
+
+%% The set of channels replaced while they are open, by the side that connected and by the other.
+configured_anew(_) ->
+    {A, B} = pair(#{}),
+    {Sink, Wide} = {sink(B), sink(B)},
+    Bytes = binary:copy(<<"compress me ">>, 1000),
+    Set = fun(P, Conf) -> ok = pt_peer:call(P, partisan_channel, configure, [Conf]) end,
+    [ok = send(A, B, C, Sink, 0) || C <- [small, gossip]],
+    ok = send(A, B, wide, Wide, 4),
+    ?assert(wait_info(A, B, wide, fun(#{lanes := Lanes}) -> length(Lanes) =:= 4 end)),
+    %% At once: compression, and a channel that is no more.
+    Set(A, #{small => #{compression => true}, wide => #{parallelism => 4}}),
+    ?assertEqual({error, {unknown_channel, gossip}}, send(A, B, gossip, Sink, 1)),
+    ?assert(pt_peer:wait(fun() ->
+                                 #{bytes_out := Before} = info(A, B, small),
+                                 ok = send(A, B, small, Sink, Bytes),
+                                 #{bytes_out := After} = info(A, B, small),
+                                 After > Before andalso After - Before < byte_size(Bytes)
+                         end)),
+    ?assert(pt_peer:wait(fun() -> info(B, A, gossip) =:= #{} end)),
+    %% When it is quiet: what a channel is made with. Two nodes use the smaller number of lanes.
+    [begin
+         Set(P, #{wide => Conf}),
+         ?assert(pt_peer:wait(fun() -> info(A, B, wide) =:= #{} end)),
+         ok = send(A, B, wide, Wide, N),
+         ?assert(wait_info(A, B, wide, fun(#{lanes := Lanes}) -> length(Lanes) =:= N end))
+     end || {P, Conf, N} <- [{B, #{parallelism => 2}, 2}, {A, #{parallelism => 1}, 1},
+                             {A, #{parallelism => 3, monotonic => true}, 2},
+                             {B, #{parallelism => 3, max_queue => 100000}, 3}]],
+    ?assertEqual([4, 2, 1, 2, 3], wait_seen(B, Wide, 5)),
+    ?assertMatch([0, 0, Bytes | _], wait_seen(B, Sink, 3)),
+    ?assert(pt_peer:connected(A, B)),
+    stop([A, B]).
