@@ -249,10 +249,11 @@ monitor_nodes(Flag) -> monitor_nodes(Flag, []).
 -spec monitor_nodes(boolean(), [monitor_nodes_opt()]) -> ok | {error, notalive | badarg}.
 monitor_nodes(Flag, Opts) -> partisan_monitor:monitor_nodes(Flag, Opts).
 
-%% Takes the node out of the membership, as in Partisan; erlang:disconnect_node/1 cuts a connection.
+%% Takes the node out of the membership, as in Partisan, and closes the connection with it behind
+%% what was sent; erlang:disconnect_node/1 cuts a connection of nodes that stay members.
 -spec disconnect_node(node()) -> boolean().
 disconnect_node(Node) ->
-    case partisan_peer_service:leave(Node) of
+    case partisan_manager:part(Node) of
         ok -> true;
         {error, _} -> false
     end.

@@ -3,7 +3,7 @@
 
 -export([members/0, member/1, members_for_orchestration/0, get_local_state/0, update_members/1]).
 -export([connections/0, connections_dict/0]).
--export([on/4, join/1, sync_join/1, leave/0, leave/1, reserve/1, reach/1]).
+-export([on/4, join/1, sync_join/1, leave/0, leave/1, part/1, reserve/1, reach/1]).
 -export([send_message/2, receive_message/3, decode/1, relay_message/4, supports_capability/1]).
 -export([partial/1]).
 -export([full_options/0, static_options/0, client_server_options/0]).
@@ -173,8 +173,8 @@ kind() ->
         {error, notalive} -> visible
     end.
 
-%% The members are told, the connections closed behind the message; this node is its own only
-%% member when this returns.
+%% The members are told; this node is its own only member when this returns. Connections: in the full
+%% mesh they stay, in overlays with fewer links they are closed behind the message.
 -spec leave() -> ok | {error, notalive}.
 leave() ->
     alive(fun() -> partisan_overlay_shell:leave(node()) end).
@@ -184,6 +184,17 @@ leave() ->
 leave(Node) ->
     Name = partisan_node_spec:name(Node),
     alive(fun() -> partisan_overlay_shell:leave(Name) end).
+
+%% As leave/1, and the connection is closed with every overlay.
+-spec part(term()) -> ok | {error, notalive}.
+part(Node) ->
+    Name = partisan_node_spec:name(Node),
+    alive(fun() ->
+                  case Name =:= node() of
+                      true -> partisan_overlay_shell:leave(Name);
+                      false -> partisan_overlay_shell:part(Name)
+                  end
+          end).
 
 -spec reserve(term()) -> ok | {error, term()}.
 reserve(Tag) ->

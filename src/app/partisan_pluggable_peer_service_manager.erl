@@ -15,10 +15,12 @@
 -export([cast_message/2, cast_message/3, cast_message/4, cast_message/5, relay_message/4]).
 -export([supports_capability/1, partitions/0, inject_partition/2, resolve_partition/1]).
 
-%% For partisan_overlay_shell.
+%% For partisan_overlay_shell. Connections of the full mesh are ordinary ones of Erlang, which rpc,
+%% global and everybody use: leaving the cluster closes channels, not those.
 -spec overlay() -> partisan_overlay_shell:setup().
 overlay() ->
-    #{core => partisan_overlay_full, links => visible, config => partisan_manager:full_options()}.
+    #{core => partisan_overlay_full, links => visible,
+      config => (partisan_manager:full_options())#{keep_links => true}}.
 
 start_link() -> partisan_overlay_shell:start_link(?MODULE).
 

@@ -26,7 +26,9 @@
 %%
 %% Options: incarnation (of this start of the node; must grow from start to start), gossip_interval,
 %% fanout, connection_interval (ms, first pause between two dials; doubles up to redial_max),
-%% redial_max, tombstone_keep (ms; see partisan_membership_set:collect/3).
+%% redial_max, tombstone_keep (ms; see partisan_membership_set:collect/3), keep_links (what becomes of
+%% the link with a node that is no member any more: false, it is closed; true, it is nobody's business
+%% here, since others use it as well).
 -module(partisan_overlay_full).
 
 -behaviour(partisan_overlay).
@@ -35,7 +37,7 @@
 
 -define(DEFAULTS, #{incarnation => 1, gossip_interval => 10000, fanout => 2,
                     connection_interval => 1000, redial_max => 30000,
-                    tombstone_keep => 3600000}).
+                    tombstone_keep => 3600000, keep_links => false}).
 -define(PART_MS, 3000). % that a node that left has to close its links
 -define(STRANGER_AT, 3). % rounds in which a member did not know us until that is worth a line
 
@@ -48,6 +50,9 @@
              dialing = #{} :: #{node() => []},       % in progress or waiting
              dial :: partisan_overlay_dial:t(),
              joining = #{} :: #{node() => partisan_overlay:spec()},
+             %% Asked for again while it was under way: the answer to come may be the one to the first,
+             %% from before the node took us out, and does not end the second.
+             again = #{} :: #{node() => []},
              guests = #{} :: #{node() => []},        % welcomed, their items are to come
              closing = #{} :: #{node() => []},       % links that end with our leave
              round = [] :: [node()],                 % not yet met in this round of gossip
@@ -72,7 +77,8 @@ options() ->
       fanout => {integer, 1, infinity, maps:get(fanout, ?DEFAULTS)},
       connection_interval => {integer, 1, infinity, maps:get(connection_interval, ?DEFAULTS)},
       redial_max => {integer, 1, infinity, maps:get(redial_max, ?DEFAULTS)},
-      tombstone_keep => {integer, 0, infinity, maps:get(tombstone_keep, ?DEFAULTS)}}.
+      tombstone_keep => {integer, 0, infinity, maps:get(tombstone_keep, ?DEFAULTS)},
+      keep_links => {one_of, [true, false], maps:get(keep_links, ?DEFAULTS)}}.
 
 handle(Event, Now, St) ->
     done(event(Event, St#st{now = Now})).
@@ -116,8 +122,12 @@ event({latency, _, _}, St) -> St.
 
 join(#{name := Name}, #st{name = Name} = St) ->
     St;
-join(#{name := Name} = Spec, #st{joining = Joining, linked = Linked} = St0) ->
-    St = St0#st{joining = Joining#{Name => Spec}},
+join(#{name := Name} = Spec, #st{joining = Joining, again = Again, linked = Linked} = St0) ->
+    St = St0#st{joining = Joining#{Name => Spec},
+                again = case Joining of
+                            #{Name := _} -> Again#{Name => []};
+                            #{} -> Again
+                        end},
     %% Also of a member: it may not know us.
     case is_map_key(Name, Linked) of
         true -> ask(Name, St);
@@ -149,8 +159,9 @@ down(Name, Reason, #st{linked = Linked, closing = Closing, guests = Guests} = St
               false -> St1
           end,
     case maps:take(Name, Closing) of
-        {[], Rest} when map_size(Rest) =:= 0 -> fx({notify, left}, St2#st{closing = Rest});
-        {[], Rest} -> St2#st{closing = Rest};
+        {[], Rest} when map_size(Rest) =:= 0 ->
+            redial(Name, fx({notify, left}, St2#st{closing = Rest}));
+        {[], Rest} -> redial(Name, St2#st{closing = Rest}); % it may have been joined since
         error -> redial(Name, St2)
     end.
 
@@ -216,7 +227,7 @@ heard(From, Incarnation, _, {join, Known}, St) ->
 heard(From, _, _, {welcome, Items}, #st{joining = Joining} = St) when is_map_key(From, Joining) ->
     welcomed(From, Items, St);
 heard(From, _, _, {reset, Above}, #st{joining = Joining} = St) when is_map_key(From, Joining) ->
-    ask(From, alone(Above, maps:with([From], Joining), [From], St));
+    join_alone(Above, St);
 heard(From, _, _, unknown, St) ->
     stranger(From, St);
 heard(From, _, _, here, #st{joining = Joining} = St) ->
@@ -333,6 +344,8 @@ talk(From, {delta, Items, Wanted}, #st{guests = Guests} = St0) ->
                 false -> changed(Changes, some, From, St3)
             end
     end;
+talk(From, joined, #st{again = Again} = St) when is_map_key(From, Again) ->
+    ask(From, St#st{again = maps:remove(From, Again)});
 talk(From, joined, #st{joining = Joining} = St) ->
     St#st{joining = maps:remove(From, Joining)};
 talk(_From, _Body, St) ->
@@ -349,7 +362,7 @@ about_self(Items, From, #st{name = Self, set = Set} = St) ->
         {Self, Incarnation, left} when Incarnation >= Current ->
             Line = fx({log, notice, "partisan: ~ts says that this node was taken out of the "
                        "cluster; it is alone now", [From]}, St),
-            {out, alone(Incarnation, #{}, [], Line)};
+            {out, join_alone(Incarnation, Line)};
         {Self, Incarnation, {up, _}} when Incarnation > Current ->
             {in, St#st{set = partisan_membership_set:renew(Incarnation, Set)}};
         _ ->
@@ -373,30 +386,40 @@ leave(#st{set = Set, name = Self} = St0) ->
     Incarnation = partisan_membership_set:incarnation(Set),
     St = lists:foldl(fun(Name, Acc) -> say(Name, {delta, [{Self, Incarnation, left}], []}, Acc) end,
                      St0, neighbours(St0)),
-    alone(Incarnation, #{}, [], St).
+    alone(Incarnation, #{}, St).
 
-%% A set of its own again, above Incarnation; links to Keep stay.
-alone(Incarnation, Joining, Keep, #st{self = Spec, name = Self, set = Set, dialing = Dialing} = St0) ->
+%% Taken out, which is no reason to give up the joins that are under way: they were asked for by this
+%% node's user, who may have known of it before its overlay did.
+join_alone(Incarnation, #st{joining = Joining, linked = Linked} = St) ->
+    Asked = [Name || Name <- lists:sort(maps:keys(Joining)), is_map_key(Name, Linked)],
+    lists:foldl(fun ask/2, alone(Incarnation, Joining, St), Asked).
+
+%% A set of its own again, above Incarnation. Links and dials of Joining stay, the others by option.
+alone(Incarnation, Joining, #st{self = Spec, name = Self, set = Set, dialing = Dialing,
+                                options = #{keep_links := Kept}} = St0) ->
     Current = partisan_membership_set:incarnation(Set),
     Left = max(Incarnation, Current),
-    Links = neighbours(St0) -- Keep,
+    Neighbours = neighbours(St0),
+    Links = [Name || Name <- Neighbours, not Kept, not is_map_key(Name, Joining)],
+    {Wanted, Dials} = lists:partition(fun(Name) -> is_map_key(Name, Joining) end,
+                                      lists:sort(maps:keys(Dialing))),
     St1 = lists:foldl(fun(Name, Acc) -> fx({notify, {neighbour_down, Name, left}}, Acc) end, St0,
-                      neighbours(St0)),
-    St2 = lists:foldl(fun(Name, Acc) -> fx({cancel, {dial, Name}}, Acc) end, St1,
-                      maps:keys(Dialing)),
-    St3 = lists:foldl(fun(Name, Acc) -> fx({disconnect, Name}, Acc) end, St2,
-                      Links ++ (maps:keys(Dialing) -- Keep)),
-    St4 = fx({members, [Spec]},
-             St3#st{set = partisan_membership_set:new(Self, Left + 1, Spec), left = Left,
-                    dialing = #{}, joining = Joining, guests = #{}, round = [], unknown_to = #{},
-                    closing = maps:from_keys(Links, [])}),
+                      Neighbours),
+    St2 = lists:foldl(fun forget_dial/2, St1, Dials),
+    St3 = lists:foldl(fun(Name, Acc) -> fx({cancel, {dial, Name}}, Acc) end, St2, Dials),
+    St4 = lists:foldl(fun(Name, Acc) -> fx({disconnect, Name}, Acc) end, St3, Links ++ Dials),
+    St5 = fx({members, [Spec]},
+             St4#st{set = partisan_membership_set:new(Self, Left + 1, Spec), left = Left,
+                    dialing = maps:with(Wanted, Dialing), joining = Joining,
+                    again = maps:with(maps:keys(Joining), St4#st.again), guests = #{},
+                    round = [], unknown_to = #{}, closing = maps:from_keys(Links, [])}),
     case Links =:= [] andalso Joining =:= #{} of
-        true -> fx({notify, left}, St4);
-        false -> St4
+        true -> fx({notify, left}, St5);
+        false -> St5
     end.
 
-take_out(Name, #st{set = Set0, joining = Joining} = St0) ->
-    St = St0#st{joining = maps:remove(Name, Joining)},
+take_out(Name, #st{set = Set0, joining = Joining, again = Again} = St0) ->
+    St = St0#st{joining = maps:remove(Name, Joining), again = maps:remove(Name, Again)},
     case partisan_membership_set:is_member(Name, Set0) of
         true ->
             Set = partisan_membership_set:leave(Name, Set0),
@@ -404,10 +427,17 @@ take_out(Name, #st{set = Set0, joining = Joining} = St0) ->
             Told = say(Name, {delta, [Item], []}, St#st{set = Set}),
             changed([{removed, Name}], all, none, Told);
         false when is_map_key(Name, Joining) ->
-            fx({disconnect, Name}, fx({cancel, {dial, Name}}, forget_dial(Name, St)));
+            unlink(Name, fx({cancel, {dial, Name}}, forget_dial(Name, St)));
         false ->
             St
     end.
+
+%% Also ends a dial in progress.
+unlink(Name, #st{linked = Linked, options = #{keep_links := true}} = St)
+  when is_map_key(Name, Linked) ->
+    St;
+unlink(Name, St) ->
+    fx({disconnect, Name}, St).
 
 update(Specs, #st{set = Set, name = Self} = St0) ->
     Names = [Name || #{name := Name} <- Specs],
@@ -432,12 +462,13 @@ changed(Changes, Whom, From, #st{set = Set} = St0) ->
     Items = partisan_membership_set:take(Names, Set),
     lists:foldl(fun(Name, Acc) -> say(Name, {delta, Items, []}, Acc) end, St3, Targets).
 
+apply_change({removed, Name}, #st{joining = Joining} = St) when is_map_key(Name, Joining) ->
+    gone(Name, St); % a dial goes on
 apply_change({removed, Name}, #st{linked = Linked} = St0) ->
     St = fx({cancel, {dial, Name}}, forget_dial(Name, St0)),
     case is_map_key(Name, Linked) of
-        %% Who leaves closes the link, behind all that its node had sent to us; we would cut that off.
-        true -> fx({timer, {part, Name}, ?PART_MS}, fx({notify, {neighbour_down, Name, left}}, St));
-        false -> fx({disconnect, Name}, St) % a dial in progress is given up
+        true -> gone(Name, St);
+        false -> unlink(Name, St)
     end;
 apply_change({tombstone, _}, St) ->
     St;
@@ -447,6 +478,17 @@ apply_change({What, Name}, #st{linked = Linked} = St) ->
         true -> St;
         false -> first_dial(Name, St)
     end.
+
+%% A neighbour is no member any more. Who leaves closes the link, behind all that its node had sent
+%% to us; we would cut that off.
+gone(Name, #st{linked = Linked, options = #{keep_links := Kept}} = St0) when is_map_key(Name, Linked) ->
+    St = fx({notify, {neighbour_down, Name, left}}, St0),
+    case Kept of
+        true -> St;
+        false -> fx({timer, {part, Name}, ?PART_MS}, St)
+    end;
+gone(_Name, St) ->
+    St.
 
 targets(all, Names, St) -> {Names, St};
 targets(some, Names, #st{options = #{fanout := Fanout}} = St) ->

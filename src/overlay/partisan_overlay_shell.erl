@@ -13,7 +13,7 @@
 -behaviour(gen_server).
 
 -export([start_link/1]).
--export([join/1, leave/1, call/2, await/2, switch/2]).
+-export([join/1, leave/1, part/1, call/2, await/2, switch/2]).
 -export([manager/0, members/0, neighbours/0, is_neighbour/1, info/0, route/1, way/1]).
 -export([send_to_manager/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
@@ -43,7 +43,8 @@
              kind :: partisan_overlay_link:kind(),
              state :: term(),
              links = #{} :: #{node() => #link{}},
-             given_up = #{} :: #{node() => []}, % dials of which only the end is awaited
+             given_up = #{} :: #{node() => []}, % dials of which only the end is awaited; a visible
+                                                % connection may have found other users by then
              timers = #{} :: #{term() => reference()},
              neighbours = #{} :: #{node() => []},
              waiting = [] :: [{node(), gen_server:from()}],
@@ -64,6 +65,11 @@ join(Spec) -> gen_server:call(?MODULE, {event, {join, Spec}}, infinity).
 
 -spec leave(node()) -> ok.
 leave(Node) -> gen_server:call(?MODULE, {event, {leave, Node}}, infinity).
+
+%% Takes Node out, and closes the connection with it behind what was sent, whatever the overlay does
+%% with connections of nodes that are no members.
+-spec part(node()) -> ok.
+part(Node) -> gen_server:call(?MODULE, {part, Node}, infinity).
 
 %% A question to the core, see partisan_overlay:event().
 -spec call(term(), timeout()) -> term().
@@ -188,6 +194,12 @@ handle_continue({first, Effects}, St) ->
 
 handle_call({event, Event}, _From, St) ->
     {reply, ok, event(Event, St)};
+handle_call({part, Node}, _From, St0) ->
+    St = event({leave, Node}, St0),
+    case St#st.links of
+        #{Node := _} -> {reply, ok, effects([{disconnect, Node}], St)};
+        #{} -> {reply, ok, St}
+    end;
 handle_call({ask, Question}, From, St) ->
     {noreply, event({call, From, Question}, St)};
 handle_call({await, Node, _}, _From, #st{neighbours = Neighbours} = St)
@@ -436,12 +448,13 @@ node_up(Node, #st{links = Links, given_up = GivenUp} = St) ->
             event({up, Node}, St#st{links = Links#{Node := Link#link{state = up}}});
         #{Node := _} ->
             St;
-        #{} when is_map_key(Node, GivenUp) ->
+        #{} when is_map_key(Node, GivenUp), St#st.kind =:= hidden ->
             _ = erlang:disconnect_node(Node), % our own dial, given up meanwhile
             St;
         #{} ->
             Link = partisan_overlay_link:start(#{name => Node}, up, St#st.kind, ?MODULE),
-            event({up, Node}, St#st{links = Links#{Node => #link{state = up, link = Link}}})
+            event({up, Node}, St#st{links = Links#{Node => #link{state = up, link = Link}},
+                                    given_up = maps:remove(Node, GivenUp)})
     end.
 
 node_down(Node, Reason, #st{links = Links} = St) ->
@@ -466,7 +479,7 @@ not_settling(Node, Reason, #st{settling = #{} = Settling} = St) when is_map_key(
 not_settling(_Node, _Reason, St) ->
     St.
 
-dialed(Pid, Node, Result, #st{links = Links, given_up = GivenUp} = St) ->
+dialed(Pid, Node, Result, #st{links = Links, given_up = GivenUp, kind = Kind} = St) ->
     case Links of
         #{Node := #link{state = State, link = Link}} ->
             case partisan_overlay_link:pid(Link) of
@@ -475,7 +488,7 @@ dialed(Pid, Node, Result, #st{links = Links, given_up = GivenUp} = St) ->
                 _ -> end_dial(Pid, St) % one that was given up before this one began
             end;
         #{} ->
-            Result =:= connected andalso is_map_key(Node, GivenUp)
+            Result =:= connected andalso is_map_key(Node, GivenUp) andalso Kind =:= hidden
                 andalso erlang:disconnect_node(Node),
             end_dial(Pid, St#st{given_up = maps:remove(Node, GivenUp)})
     end.

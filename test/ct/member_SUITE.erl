@@ -6,19 +6,19 @@
 
 -export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
 -export([alone/1, join_by_name/1, join_by_spec/1, join_by_address/1, bad_joins/1, sync_join/1,
-         clusters_merge/1, leave_self/1, leave_other/1, rejoin/1, down_member_stays/1,
+         clusters_merge/1, leave_self/1, leave_other/1, disconnect_node/1, rejoin/1, rejoin_at_once/1, down_member_stays/1,
          restart_same_name/1, removed_while_away/1, shell_restarts/1, update_members/1,
          on_up_and_down/1, channel_callbacks/1, events/1, connections/1, other_returns/1,
-         old_arities/1, leave_drains/1, strangers_stay_out/1, discovery_list/1, discovery_dns/1]).
+         old_arities/1, strangers_stay_out/1, discovery_list/1, discovery_dns/1]).
 
 suite() ->
     [{timetrap, {seconds, 90}}].
 
 all() ->
     [alone, join_by_name, join_by_spec, join_by_address, bad_joins, sync_join, clusters_merge,
-     leave_self, leave_other, rejoin, down_member_stays, restart_same_name, removed_while_away,
+     leave_self, leave_other, disconnect_node, rejoin, rejoin_at_once, down_member_stays, restart_same_name, removed_while_away,
      shell_restarts, update_members, on_up_and_down, channel_callbacks, events, connections,
-     other_returns, old_arities, leave_drains, strangers_stay_out, discovery_list, discovery_dns].
+     other_returns, old_arities, strangers_stay_out, discovery_list, discovery_dns].
 
 init_per_testcase(_Case, Config) -> Config.
 end_per_testcase(_Case, _Config) -> ok.
@@ -128,12 +128,21 @@ mesh(N, Env) ->
     ?wait(pt_cluster:is_mesh(Nodes)),
     Nodes.
 
+%% Connections are the distribution's, and stay; the channels are the cluster's.
 leave_self(_Config) ->
-    Nodes = [A, B, C] = mesh(3),
+    Nodes = [A, B, C] = mesh(3, [{channels, [vnode]}]),
+    [NodeA, NodeB, NodeC] = [pt_peer:node(Peer) || Peer <- Nodes],
+    ?wait(is_map_key(vnode, pt_peer:call(C, partisan_channel, info, [NodeA]))),
     ?assertEqual(ok, service(C, leave, [])),
-    ?assertEqual({ok, [pt_peer:node(C)]}, service(C, members, [])),
+    ?assertEqual({ok, [NodeC]}, service(C, members, [])),
     ?wait(pt_cluster:is_mesh([A, B])),
-    ?wait([] =:= pt_peer:call(C, erlang, nodes, [connected])),
+    [?wait(#{} =:= pt_peer:call(Peer, partisan_channel, info, [Node]))
+     || {Peer, Node} <- [{C, NodeA}, {C, NodeB}, {A, NodeC}, {B, NodeC}]],
+    ?assertEqual(lists:sort([NodeA, NodeB]), lists:sort(pt_peer:call(C, erlang, nodes, []))),
+    %% who talks to a node that is no member opens them again
+    Collector = pt_peer:spawn_collector(C),
+    ?assertEqual(ok, pt_peer:call(A, partisan, forward_message, [NodeC, Collector, still, #{channel => vnode}])),
+    ?wait(pt_peer:collected(C, Collector) =:= [still]),
     pt_cluster:stop(Nodes).
 
 %% By atom, by string, by spec: all versions of the API.
@@ -145,8 +154,24 @@ leave_other(_Config) ->
     ?assertEqual(ok, service(A, leave, [atom_to_list(pt_peer:node(C))])),
     ?assertEqual(ok, service(A, leave, [SpecD])),
     ?wait(lists:all(fun(Peer) -> pt_cluster:is_cluster([Peer]) end, Nodes)),
-    ?wait(lists:all(fun(Peer) -> [] =:= pt_peer:call(Peer, erlang, nodes, [connected]) end, Nodes)),
     ?assertEqual(ok, service(A, leave, ['nobody@nowhere.invalid'])),
+    ?assert(lists:all(fun(Peer) -> length(pt_peer:call(Peer, erlang, nodes, [])) =:= 3 end, Nodes)),
+    pt_cluster:stop(Nodes).
+
+%% As leave/1, and the connection goes, behind what was sent. Between two nodes, for of three `global`
+%% makes all others drop the one that one of them dropped.
+disconnect_node(_Config) ->
+    Nodes = [A, B] = mesh(2),
+    Collector = pt_peer:spawn_collector(A),
+    N = 200,
+    ?assert(pt_peer:eval(B, fun() ->
+                                    [Collector ! {I, binary:copy(<<I:32>>, 25000)} || I <- lists:seq(1, N)],
+                                    partisan:disconnect_node(pt_peer:node(A))
+                            end)),
+    ?wait(pt_cluster:is_cluster([A]) andalso pt_cluster:is_cluster([B])),
+    ?wait([[], []] =:= [pt_peer:call(Peer, erlang, nodes, [connected]) || Peer <- Nodes]),
+    ?wait(N =:= length(pt_peer:collected(A, Collector))),
+    ?assert(pt_peer:call(A, partisan, disconnect_node, ['nobody@nowhere.invalid'])),
     pt_cluster:stop(Nodes).
 
 rejoin(_Config) ->
@@ -161,6 +186,43 @@ rejoin(_Config) ->
                           ?assertEqual(ok, service(B, sync_join, [pt_peer:node(C)])),
                           ?wait(pt_cluster:is_mesh(Nodes))
                   end, lists:seq(1, 3)),
+    pt_cluster:stop(Nodes).
+
+%% The join is asked for before the news that the node was taken out has got to it, or right behind.
+rejoin_at_once(_Config) ->
+    Nodes = [A, B, C] = mesh(3),
+    [NodeA, NodeB] = [pt_peer:node(Peer) || Peer <- [A, B]],
+    Joined = fun(Answer) ->
+                     ?assertEqual(ok, Answer),
+                     ?wait(pt_cluster:is_mesh(Nodes))
+             end,
+    Remove = fun() -> ok = service(A, leave, [NodeB]) end,
+    Collector = pt_peer:spawn_collector(B),
+    %% in this order in the mailbox of B's overlay
+    Shell = pt_peer:call(B, erlang, whereis, [partisan_overlay_shell]),
+    ok = pt_peer:call(B, sys, suspend, [Shell]),
+    _ = pt_pair:do_on(B, Collector, fun() ->
+            spawn(fun() -> Collector ! {joined, partisan_peer_service:sync_join(NodeA)} end)
+        end),
+    Queued = fun(N) ->
+                     {_, Len} = pt_peer:call(B, erlang, process_info, [Shell, message_queue_len]),
+                     Len >= N
+             end,
+    ?wait(Queued(1)),
+    Remove(),
+    ?wait(Queued(2)),
+    ok = pt_peer:call(B, sys, resume, [Shell]),
+    ?wait(pt_peer:collected(B, Collector) =/= []),
+    [{joined, Answer}] = pt_peer:collected(B, Collector),
+    Joined(Answer),
+    %% whatever the order
+    [begin
+         Away(),
+         Joined(service(Joiner, sync_join, [Node]))
+     end || _ <- [1, 2, 3], {Joiner, Node} <- [{B, NodeA}, {A, NodeB}],
+            Away <- [Remove,
+                     fun() -> ok = service(B, leave, []) end,
+                     fun() -> ok = service(A, update_members, [[NodeA, pt_peer:node(C)]]) end]],
     pt_cluster:stop(Nodes).
 
 down_member_stays(_Config) ->
@@ -216,8 +278,14 @@ update_members(_Config) ->
     [SpecA, SpecB, SpecC, SpecD] = [Spec(Peer) || Peer <- Nodes],
     ?assertEqual(ok, service(A, update_members, [[SpecA, SpecB, SpecC]])),
     ?wait(pt_cluster:is_mesh([A, B, C])),
+    %% Who is taken out is connected all the time: rpc, and who else uses the connection, sees nothing.
+    Watcher = pt_peer:spawn_collector(A),
+    pt_pair:do_on(A, Watcher, fun() -> erlang:monitor_node(pt_peer:node(C), true) end),
     ?assertEqual(ok, service(A, update_members, [[SpecA, SpecB, SpecD]])),
+    ?assertEqual(pt_peer:node(C), pt_peer:call(A, rpc, call, [pt_peer:node(C), erlang, node, []])),
     ?wait(pt_cluster:is_mesh([A, B, D]) andalso pt_cluster:is_cluster([C])),
+    ?assertEqual(pt_peer:node(C), pt_peer:call(A, rpc, call, [pt_peer:node(C), erlang, node, []])),
+    ?assertEqual([], pt_peer:collected(A, Watcher)),
     ?assertMatch({error, {bad_node_spec, _}}, service(A, update_members, [[SpecA, 17]])),
     ?assertMatch({error, {bad_node_spec, _}}, service(A, update_members, [x])),
     ?assert(pt_cluster:is_cluster([A, B, D])),
@@ -359,19 +427,6 @@ old_arities(_Config) ->
     ?wait(lists:member(four, pt_peer:collected(B, Collector))),
     ?assertEqual(ok, service(B, leave, [NodeB])), % Partisan 1-4 had no leave/0
     ?wait(pt_cluster:is_cluster([A]) andalso pt_cluster:is_cluster([B])),
-    pt_cluster:stop(Nodes).
-
-%% What a node sent before it leaves arrives, large or many.
-leave_drains(_Config) ->
-    Nodes = [A, B] = mesh(2),
-    Collector = pt_peer:spawn_collector(A),
-    N = 200,
-    pt_peer:eval(B, fun() ->
-                            [Collector ! {I, binary:copy(<<I:32>>, 25000)} || I <- lists:seq(1, N)],
-                            partisan_peer_service:leave()
-                    end),
-    ?wait([] =:= pt_peer:call(B, erlang, nodes, [connected])),
-    ?wait(N =:= length(pt_peer:collected(A, Collector))),
     pt_cluster:stop(Nodes).
 
 %% A connection makes no member, nor does a node that runs no Partisan.

@@ -109,12 +109,13 @@ members_come_and_go(Config) ->
     ?assertEqual(lists:sort([NodeA, NodeB, NodeC]), members(A)),
     ok = on(A, fun() -> riak_shape:leave(NodeC) end),
     ?assert(pt_peer:wait(fun() -> [members(P) || P <- [A, B]] =:= lists:duplicate(2, lists:sort([NodeA, NodeB])) end)),
-    %% who has been taken out learns of it, and may come back then
     ?assert(pt_peer:wait(fun() -> members(C) =:= [NodeC] end)),
     ok = on(C, fun() -> riak_shape:join(NodeA, ?CHANNELS) end),
     ?assert(pt_peer:wait(fun() -> lists:all(fun(P) -> length(members(P)) =:= 3 end, Peers) end)),
     ok = on(A, fun() -> riak_shape:update([NodeA, NodeB]) end),
     ?assert(pt_peer:wait(fun() -> members(A) =:= lists:sort([NodeA, NodeB]) end)),
+    %% Riak Core goes on asking a node that is on its way out, by rpc
+    ?assertEqual(NodeC, on(A, fun() -> rpc:call(NodeC, erlang, node, []) end)),
     stop(Peers).
 
 members(P) ->

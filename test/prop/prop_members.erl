@@ -6,8 +6,8 @@
 
 -import(proper_types, [frequency/1, integer/2, list/1, oneof/1]).
 
--export([prop_full_mesh_agrees/0, prop_nobody_comes_back/0, prop_clients_find_servers/0,
-         prop_static_links/0]).
+-export([prop_full_mesh_agrees/0, prop_nobody_comes_back/0, prop_join_is_kept/0,
+         prop_clients_find_servers/0, prop_static_links/0]).
 %% The overlay that pt_sim runs: one of the cores, with a configuration that depends on the node.
 -export([init/4, handle/3, info/1]).
 
@@ -42,9 +42,12 @@ name(Letter, N) -> list_to_atom(Letter ++ integer_to_list(N)).
 %% Full mesh
 
 %% What a node that starts again knows of itself is that it is later.
+%% Links of nodes that are no members any more stay (the managers of the full mesh) or are closed (the
+%% servers of the client-server overlay): by the seed.
 full(Keep, Seed) ->
     sim(partisan_overlay_full,
-        fun(_Name, Now) -> #{incarnation => Now + 1, tombstone_keep => Keep} end, Seed).
+        fun(_Name, Now) -> #{incarnation => Now + 1, tombstone_keep => Keep,
+                             keep_links => Seed rem 2 =:= 0} end, Seed).
 
 named(N) -> [name("n", I) || I <- lists:seq(1, N)].
 
@@ -78,6 +81,40 @@ prop_nobody_comes_back() ->
                           andalso lists:all(fun(Name) -> members(Name, End) =:= [Name] end,
                                             left(NoJoins, Nodes)))
         end).
+
+%% A join that is asked for right behind a removal of the same node, by either of the two, with the
+%% news of that under way or not even sent: both are members of one cluster soon, and stay it.
+prop_join_is_kept() ->
+    ?FORALL({N, Seed, Who, Removals},
+            {integer(2, 5), integer(1, 1 bsl 30), oneof([joiner, other]), list(removal())},
+        begin
+            Nodes = [A, B | _] = named(N),
+            Start = lists:foldl(fun pt_sim:start/2, full(?DAY, Seed), Nodes),
+            Joined = pt_sim:run(?QUIET, lists:foldl(fun(Name, S) -> pt_sim:join(Name, A, S) end, Start,
+                                                    Nodes -- [A])),
+            Removed = lists:foldl(fun(Removal, S) -> remove(Removal, A, B, S) end, Joined, Removals),
+            Asked = case Who of
+                        joiner -> pt_sim:join(A, B, Removed);
+                        other -> pt_sim:join(B, A, Removed)
+                    end,
+            Soon = pt_sim:run(12000, Asked),
+            Later = pt_sim:run(?QUIET, Soon),
+            ?WHENFAIL(show(Nodes, Soon),
+                      agrees(Nodes, Joined) andalso
+                          lists:all(fun(S) -> lists:member(B, members(A, S))
+                                                  andalso lists:member(A, members(B, S))
+                                                  andalso lists:member(B, pt_sim:neighbours(A, S))
+                                    end, [Soon, Later]))
+        end).
+
+%% B takes A out, A leaves, or they are one cluster again and the links are closed or not.
+removal() ->
+    oneof([taken_out, left, join, {run, oneof([1, 5, 20, 60, 500, 2500, 5000])}]).
+
+remove(taken_out, A, B, S) -> pt_sim:tell(B, overlay, {leave, A}, S);
+remove(left, A, _B, S) -> pt_sim:tell(A, overlay, {leave, A}, S);
+remove(join, A, B, S) -> pt_sim:join(A, B, S);
+remove({run, Ms}, _A, _B, S) -> pt_sim:run(Ms, S).
 
 command() ->
     frequency([{4, {join, nth(), nth()}},
