@@ -105,7 +105,7 @@ sim: sim-build ## the papers' figures, SIM_NODES=10000 simulated nodes; some min
 mutants: sim-build $(PROP_HELPERS) ## the overlays' rules broken: are the properties awake?
 	@mkdir -p build/prop/ebin
 	erlc $(ERLC_FLAGS) -pa build/sim -o build/prop/ebin test/prop/prop_overlay.erl test/prop/prop_ring.erl \
-		test/prop/prop_malformed.erl
+		test/prop/prop_malformed.erl test/prop/prop_members.erl
 	@test/run/mutants ebin build/sim build/prop/ebin
 
 # --- eunit -------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ loop(Parent, Node, Counter) ->
         {send, Channel, Message} ->
             %% An error is a link that is gone, and that the overlay reports.
             _ = partisan_transport:send(Node, Channel, partisan_plumtree_broadcast, Message,
-                                        #{fallback => true}),
+                                        #{channel_fallback => true}),
             ok = atomics:sub(Counter, 1, 1),
             loop(Parent, Node, Counter);
         {'DOWN', Parent, process, _, _} ->

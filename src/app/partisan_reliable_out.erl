@@ -228,7 +228,7 @@ transmit(_Frame, _Wire, State) ->
 %% Each frame has a key of its own: on a monotonic channel the next one would replace it.
 put_out({N, _} = Frame, Wire, #state{node = Node, channel = Channel, peer = {open, In, _}}) ->
     partisan_reliable:carry(Node, Channel, In, {frame, Frame},
-                            Wire#{key => N, fallback => true, timeout => ?FULL_MS}).
+                            Wire#{key => N, channel_fallback => true, timeout => ?FULL_MS}).
 
 closed(#state{peer = {open, _, relayed}, moved = Moved} = State) ->
     State#state{peer = closed, guard = none, closed_since = Moved};

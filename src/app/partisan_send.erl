@@ -112,32 +112,32 @@ how(Node, Dest, Msg, Opts) ->
         Mode -> partisan_reliable:send(Node, Dest, Msg, Mode, Opts)
     end.
 
-by_channel(Node, Dest, Msg, Opts) ->
-    {Channel, Key} = channel(maps:get(channel, Opts, undefined)),
-    Fallback = persistent_term:get({partisan_config, channel_fallback}, true),
-    Wire0 = maps:with([partition_key, key, timeout, nosuspend, notify], Opts),
-    Wire1 = Wire0#{fallback => maps:get(channel_fallback, Opts, Fallback)},
-    Wire2 = case Opts of
-                #{partition_key := undefined} -> maps:remove(partition_key, Wire1);
-                #{partition_key := _} -> Wire1;
-                _ when Key =/= undefined -> Wire1#{partition_key => Key};
-                _ -> Wire1
-            end,
-    %% On a monotonic channel the sender's clock stands for what a newer message replaces.
-    Wire = case Opts of
-               #{clock := Clock} when Clock =/= undefined, not is_map_key(key, Wire2) ->
-                   Wire2#{key => Clock};
-               _ ->
-                   Wire2
-           end,
-    carry(Node, Channel, Dest, Msg, Wire, Opts).
-
+%% The transport reads what it knows among the options, so as a rule they are its own as they are: a
+%% map made anew for each message costs more than the rest of this module.
+by_channel(Node, Dest, Msg, #{channel := Name} = Opts) when is_atom(Name) ->
+    carry(Node, Name, Dest, Msg, wire(Opts), Opts);
 %% Partisan 1 to 4 wrote a monotonic channel as a tuple; Riak Core writes {vnode, Index}, whose
 %% second half is a partition key.
-channel({monotonic, Name}) when is_atom(Name) -> {Name, undefined};
-channel({Name, Key}) when is_atom(Name) -> {Name, Key};
-channel(Name) when is_atom(Name) -> {Name, undefined};
-channel(Other) -> error(badarg, [Other]).
+by_channel(Node, Dest, Msg, #{channel := {monotonic, Name}} = Opts) when is_atom(Name) ->
+    carry(Node, Name, Dest, Msg, wire(Opts), Opts);
+by_channel(Node, Dest, Msg, #{channel := {Name, Key}} = Opts) when is_atom(Name) ->
+    Wire = case Opts of
+               #{partition_key := Own} when Own =/= undefined -> Opts;
+               #{} -> Opts#{partition_key => Key}
+           end,
+    carry(Node, Name, Dest, Msg, wire(Wire), Opts);
+by_channel(_Node, _Dest, _Msg, #{channel := Other}) ->
+    error(badarg, [Other]);
+by_channel(Node, Dest, Msg, Opts) ->
+    carry(Node, undefined, Dest, Msg, wire(Opts), Opts).
+
+wire(#{partition_key := undefined} = Opts) ->
+    wire(maps:remove(partition_key, Opts));
+%% On a monotonic channel the sender's clock stands for what a newer message replaces.
+wire(#{clock := Clock} = Opts) when Clock =/= undefined, not is_map_key(key, Opts) ->
+    Opts#{key => Clock};
+wire(Opts) ->
+    Opts.
 
 %% Once, to a native pid, alias or name of another node: over a connection with it, or by relay where
 %% the overlay has that way (partisan_overlay_shell:way/1), or where there is no connection. Wire are

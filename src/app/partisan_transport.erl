@@ -82,20 +82,16 @@ clamp(Name, #{parallelism := N} = Opts) ->
             Fewer
     end.
 
-%% Dest is on Node, which is another node. Opts as for partisan_channel:send/5.
+%% Dest is on Node, which is another node. Opts as for partisan_channel:send/5, but `channel_fallback`
+%% for its `fallback`: whether a message for a channel that there is not takes the distribution's own
+%% stream. Other options mean nothing here.
 -spec send(node(), partisan:channel(), dest(), term(), map()) -> ok | {error, reason()}.
 send(Node, Channel, Dest, Msg, Opts) ->
     case persistent_term:get(?KIND, none) of
         channels ->
-            WithDefault = case Channel of
-                              undefined -> Opts#{fallback => true};
-                              _ -> Opts
-                          end,
-            case partisan_channel:send(Node, Channel, Dest, Msg, WithDefault) of
-                {error, Reason} when Reason =:= disconnected; Reason =:= not_yet_connected ->
-                    {error, partisan_nodes:why_not(Node)};
-                Result ->
-                    Result
+            case partisan_channel:send(Node, Channel, Dest, Msg, Opts) of
+                ok -> ok;
+                {error, Reason} -> not_sent(Reason, Node, Channel, Dest, Msg, Opts)
             end;
         single -> single(Node, Dest, Msg, Opts);
         none ->
@@ -104,6 +100,19 @@ send(Node, Channel, Dest, Msg, Opts) ->
                 _ -> send(Node, Channel, Dest, Msg, Opts)
             end
     end.
+
+not_sent({unknown_channel, _} = Reason, Node, Channel, Dest, Msg, Opts) ->
+    case Channel =:= undefined orelse fallback(Opts) of
+        true -> single(Node, Dest, Msg, Opts);
+        false -> {error, Reason}
+    end;
+not_sent(Reason, Node, _, _, _, _) when Reason =:= disconnected; Reason =:= not_yet_connected ->
+    {error, partisan_nodes:why_not(Node)};
+not_sent(Reason, _, _, _, _, _) ->
+    {error, Reason}.
+
+fallback(#{channel_fallback := Fallback}) -> Fallback;
+fallback(#{}) -> partisan_config:get(channel_fallback).
 
 single(Node, Name, Msg, Opts) when is_atom(Name) ->
     single(Node, {Name, Node}, Msg, Opts);
