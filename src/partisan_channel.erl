@@ -22,8 +22,10 @@
                     max_queue => pos_integer(), idle => non_neg_integer() | infinity}.
 %% A reference is an alias.
 -type destination() :: pid() | atom() | reference().
+%% Other keys mean nothing here: those who send through this module need not take theirs out.
 -type options() :: #{partition_key => term(), key => term(), timeout => timeout(),
-                     nosuspend => boolean(), notify => boolean(), fallback => boolean()}.
+                     nosuspend => boolean(), notify => boolean(), fallback => boolean(),
+                     atom() => term()}.
 -type reason() :: not_yet_connected | disconnected | busy | timeout | system_limit |
                   {unknown_channel, channel()} | {wrong_node, node()} | {badarg, string()}.
 
