@@ -24,15 +24,14 @@
 %%   - Nodes whose views are full with each other notice that they are cut off from the rest, and
 %%     meet it: see partisan_hyparview_group.
 %%
-%% X-BOT (Leitao, Marques, Pereira, Rodrigues: X-BOT, SRDS 2009), if xbot_enabled: with a full view a
-%% node now and then measures a passive one. If that is nearer than its farthest neighbour, four nodes
-%% change partners: the initiator i gives up o for the candidate c, c gives up its own farthest, d,
-%% and d takes o if o is nearer to it than c. Nobody's number of neighbours changes, every step is an
-%% ordinary request, and wherever one fails the places are filled as after any loss. A node takes part
-%% in one exchange at a time. The xbot_unbiased farthest stay: they keep the graph a random one.
+%% X-BOT, which moves links to nearer nodes, is in partisan_hyparview_xbot.
 %%
 %% Cost a node: active_max_size links, a shuffle of 8 names each `shuffle_interval`, passive_max_size
 %% names in memory; none of it grows with the cluster.
+%%
+%% Made of: this module, which says what happens at each event and message; partisan_hyparview_view, the
+%% state and what is done to it; partisan_hyparview_repair, whom to ask for a place;
+%% partisan_hyparview_walk, what goes from node to node; partisan_hyparview_xbot; _group; _message; _opts.
 -module(partisan_hyparview).
 -behaviour(partisan_overlay).
 
@@ -40,40 +39,22 @@
 
 -export_type([state/0]).
 
+-include("partisan_hyparview.hrl").
+
+-import(partisan_hyparview_view,
+        [activate/3, active/1, active_specs/1, after_ms/3, cancel/2, close/3, done/1, drain/4, emit/2,
+         first_tick/3, get_link/2, has_place/2, members/1, notify/2, put_link/3, send/3, spread/3,
+         state_of/2, take_link/2, tick/3, to_passive/2]).
+-import(partisan_hyparview_repair,
+        [fill/1, fill_if_few/1, forget/2, heal/1, latest/1, lose/3, meet/1, rejoin/1, request/4,
+         unanswered/3]).
+-import(partisan_hyparview_walk, [forward_join/4, integrate/2, shuffle/1, shuffled/5]).
+-import(partisan_hyparview_xbot,
+        [freed/2, keep/2, look_around/1, measured/3, no_exchange/1, optimise/5, replace/4, replaced/2,
+         switch/4]).
+
 %% Nodes named by the user that are remembered for a time when nobody else is left.
 -define(CONTACTS, 8).
-
--type spec() :: partisan_overlay:spec().
--type view() :: [{node(), spec()}].              %% sorted: the order must not depend on the VM
--type priority() :: join | high | low | apart.
-
--record(link, {state :: requested | active | draining | closing,
-               spec :: spec(),
-               priority = low :: priority(),
-               instead = none :: none | node()}).          %% the neighbour it is to replace
-
--record(hpv, {self :: spec(),
-              name :: node(),
-              opt :: #{atom() => term()},
-              rand :: rand:state(),
-              phase = member :: member | leaving | left,
-              links = [] :: [{node(), #link{}}],
-              passive = [] :: view(),
-              lost = [] :: [{node(), {spec(), partisan_overlay:now_ms()}}],
-              joining = [] :: view(),            %% asked for by the user, not yet accepted
-              told = [] :: [node()],             %% of these it was said that they do not answer
-              contacts = [] :: [spec()],         %% asked for by the user, newest first
-              refused = [] :: [node()],          %% said no since the last promotion tick
-              shuffled = [] :: [node()],         %% what the last shuffle offered: first to go
-              reserved = [] :: [term()],
-              group :: partisan_hyparview_group:group(),
-              latency = #{} :: #{node() => non_neg_integer()},   %% us; of neighbours
-              exchange = none :: none
-                               | {candidate, spec()}             %% i: being measured
-                               | {asked, D :: node(), I :: node(), spec()}   %% c
-                               | {asked_for, C :: node(), O :: spec(), I :: node()},   %% d
-              now = 0 :: partisan_overlay:now_ms(),
-              out = [] :: [partisan_overlay:effect()]}).
 
 -opaque state() :: #hpv{}.
 
@@ -104,7 +85,7 @@ info(#hpv{self = Self, passive = Passive, lost = Lost, phase = Phase} = S) ->
       links => [{N, L#link.state} || {N, L} <- S#hpv.links],
       phase => Phase}.
 
-%% --- events ---------------------------------------------------------------------------------------
+%% --- events -----------------------------------------------------------------------------------------
 
 event({join, #{name := Name}}, #hpv{name = Name} = S) ->
     S;
@@ -327,135 +308,6 @@ stranger(From, none, S) ->
 stranger(_, _, S) ->
     S.
 
-%% --- joining ----------------------------------------------------------------------------------------
-
-forward_join(#{name := Name}, _, _, #hpv{name = Name} = S) ->
-    S;
-forward_join(#{name := Name} = Spec, Ttl, From, S0) ->
-    S1 = S0#hpv{lost = orddict:erase(Name, S0#hpv.lost)},
-    S2 = case Ttl =:= maps:get(passive_rwl, S1#hpv.opt) of
-             true -> to_passive(Spec, S1);
-             false -> S1
-         end,
-    {Next, S} = pick(active(S2) -- [From, Name], S2),
-    case Next of
-        {value, N} when Ttl > 0 -> send(N, {forward_join, Spec, Ttl - 1}, S);
-        _ -> request(Spec, high, again, S)
-    end.
-
-%% Asks for a place in the other's active view, if nothing else is under way with it.
-request(#{name := Name} = Spec, Priority, Who, S0) ->
-    case get_link(Name, S0) of
-        none ->
-            S = put_link(Name, #link{state = requested, spec = Spec, priority = Priority},
-                         S0#hpv{passive = orddict:erase(Name, S0#hpv.passive)}),
-            Ask = case Priority of
-                      join -> {join, S#hpv.self, Who};
-                      apart -> {meet, element(2, latest(S)), S#hpv.self};
-                      _ -> {neighbour, Priority, S#hpv.self}
-                  end,
-            after_ms({request, Name}, maps:get(request_timeout, S#hpv.opt),
-                     send(Name, Ask, emit({connect, Spec}, S)));
-        #link{state = active} when Priority =:= join ->
-            S0#hpv{joining = orddict:erase(Name, S0#hpv.joining)};
-        #link{} ->
-            S0
-    end.
-
-%% Joins that nobody answered yet; and for a node that has nobody, those it had once.
-rejoin(#hpv{phase = member} = S0) ->
-    S = lists:foldl(fun({_, Spec}, Acc) -> request(Spec, join, user, Acc) end,
-                    S0, S0#hpv.joining),
-    case S#hpv.links =:= [] andalso S#hpv.passive =:= [] of
-        true -> ask_one(join, lost_specs(S) ++ S#hpv.contacts, S);
-        false -> S
-    end;
-rejoin(S) ->
-    S.
-
-%% Said once: it is tried again each promotion tick.
-unanswered(Name, Reason, #hpv{told = Told} = S) ->
-    case lists:member(Name, Told) of
-        true ->
-            S;
-        false ->
-            emit({log, notice, "partisan: no answer from ~ts to a join (~0tp): trying on",
-                  [Name, Reason]}, S#hpv{told = [Name | Told]})
-    end.
-
-%% --- failure and repair -----------------------------------------------------------------------------
-
-lose(Name, Spec, #hpv{lost = Lost0, opt = #{passive_max_size := Max}} = S) ->
-    Lost1 = orddict:store(Name, {Spec, S#hpv.now}, Lost0),
-    Lost = case length(Lost1) > Max of
-               true ->
-                   {_, Oldest} = lists:min([{At, N} || {N, {_, At}} <- Lost1]),
-                   orddict:erase(Oldest, Lost1);
-               false ->
-                   Lost1
-           end,
-    S#hpv{lost = Lost, passive = orddict:erase(Name, S#hpv.passive)}.
-
-forget(Name, S) ->
-    S#hpv{passive = orddict:erase(Name, S#hpv.passive), lost = orddict:erase(Name, S#hpv.lost),
-          joining = orddict:erase(Name, S#hpv.joining),
-          contacts = [C || #{name := N} = C <- S#hpv.contacts, N =/= Name]}.
-
-heal(#hpv{now = Now, opt = #{heal_ttl := Ttl}} = S) ->
-    Young = S#hpv{lost = [E || {_, {_, At}} = E <- S#hpv.lost, Now - At < Ttl]},
-    case S#hpv.phase of
-        member -> meet(word(ask_one(high, lost_specs(Young), Young)));
-        _ -> Young
-    end.
-
-word(S) ->
-    case partisan_hyparview_group:tick(S#hpv.now, S#hpv.group) of
-        {false, Group} -> S#hpv{group = Group};
-        {true, Group} -> spread(partisan_hyparview_group:latest(Group), active(S), S#hpv{group = Group})
-    end.
-
-latest(#hpv{group = Group}) -> partisan_hyparview_group:latest(Group).
-
-%% Asks somebody known by name whether it is of this group; its refusal brings on the next.
-meet(#hpv{passive = Passive} = S0) ->
-    Names = [N || {N, _} <- Passive, get_link(N, S0) =:= none],
-    {Name, Group} = partisan_hyparview_group:next(Names, S0#hpv.now, S0#hpv.group),
-    S = S0#hpv{group = Group},
-    case Name of
-        none -> S;
-        _ -> request(orddict:fetch(Name, Passive), apart, again, S)
-    end.
-
-ask_one(Priority, Specs, S0) ->
-    case pick(Specs, S0) of
-        {{value, Spec}, S} -> request(Spec, Priority, again, S);
-        {none, S} -> S
-    end.
-
-lost_specs(#hpv{lost = Lost} = S) ->
-    [Spec || {N, {Spec, _}} <- Lost, get_link(N, S) =:= none].
-
-%% Free places in the active view are offered to passive nodes, high in priority if it is empty.
-fill(#hpv{phase = member} = S0) ->
-    Wanted = maps:get(active_max_size, S0#hpv.opt) - taken(S0),
-    Free = [Spec || {N, Spec} <- S0#hpv.passive, get_link(N, S0) =:= none,
-                    not lists:member(N, S0#hpv.refused)],
-    {Chosen, S} = some(max(0, Wanted), Free, S0),
-    Priority = case active(S) of
-                   [] -> high;
-                   _ -> low
-               end,
-    lists:foldl(fun(Spec, Acc) -> request(Spec, Priority, again, Acc) end, S, Chosen);
-fill(S) ->
-    S.
-
-%% Where all are full, asking round costs a dial each: who has enough waits for the next tick.
-fill_if_few(S) ->
-    case length(active(S)) < maps:get(active_min_size, S#hpv.opt) of
-        true -> fill(S);
-        false -> S
-    end.
-
 %% --- leaving ----------------------------------------------------------------------------------------
 
 leave(S0) ->
@@ -473,233 +325,7 @@ left_when_alone(#hpv{phase = leaving, links = []} = S) ->
 left_when_alone(S) ->
     S.
 
-%% --- shuffles ---------------------------------------------------------------------------------------
-
-shuffle(#hpv{opt = #{shuffle_k_active := Ka, shuffle_k_passive := Kp}} = S0) ->
-    {Target, S1} = pick(active(S0), S0),
-    case Target of
-        none ->
-            S1;
-        {value, N} ->
-            {FromActive, S2} = some(Ka, [Sp || #{name := A} = Sp <- active_specs(S1), A =/= N], S1),
-            {FromPassive, S} = some(Kp, [Sp || {_, Sp} <- S2#hpv.passive], S2),
-            send(N, {shuffle, [S#hpv.self | FromActive ++ FromPassive],
-                     maps:get(active_rwl, S#hpv.opt), [S#hpv.name]},
-                 S#hpv{shuffled = [P || #{name := P} <- FromPassive]})
-    end.
-
-%% Path: the nodes it has passed, newest first; the answer goes back that way.
-shuffled(Specs, Ttl, Path, From, S0) ->
-    {Next, S1} = pick(active(S0) -- [From | Path], S0),
-    case Next of
-        {value, N} when Ttl > 1 ->
-            send(N, {shuffle, Specs, Ttl - 1, [S1#hpv.name | Path]}, S1);
-        _ ->
-            {Reply, S} = some(length(Specs), [Sp || {_, Sp} <- S1#hpv.passive], S1),
-            integrate(Specs, send(From, {shuffle_reply, Reply, Path},
-                                  S#hpv{shuffled = [N || #{name := N} <- Reply]}))
-    end.
-
-integrate(Specs, S) ->
-    lists:foldl(fun(#{name := N} = Spec, Acc) ->
-                        case orddict:is_key(N, Acc#hpv.lost) of
-                            true -> Acc;
-                            false -> to_passive(Spec, Acc)
-                        end
-                end, S, Specs).
-
-%% --- X-BOT ------------------------------------------------------------------------------------------
-
-%% i: measures its neighbours, and one node that might be a better one.
-look_around(#hpv{phase = member, exchange = none, opt = #{active_max_size := Max}} = S0) ->
-    Near = active_specs(S0),
-    case pick([Spec || {N, Spec} <- S0#hpv.passive, get_link(N, S0) =:= none], S0) of
-        {{value, Candidate}, S} when length(Near) >= Max ->
-            lists:foldl(fun(Spec, Acc) -> emit({measure, Spec}, Acc) end,
-                        exchange({candidate, Candidate}, S), Near ++ [Candidate]);
-        {_, S} ->
-            S
-    end;
-look_around(S) ->
-    S.
-
-measured(Name, Time, #hpv{exchange = {candidate, #{name := Name} = Candidate}} = S0) ->
-    S = over(S0),
-    case farthest([], S) of
-        {Far, Worst} when is_integer(Time), Time < Far, Candidate =/= Worst ->
-            Ask = {optimise, S#hpv.self, Worst, Time},
-            request_instead(Candidate, maps:get(name, Worst), Ask, S);
-        _ ->
-            S
-    end;
-measured(Name, Time, #hpv{exchange = {asked_for, C, #{name := Name} = Other, I}} = S) ->
-    case S#hpv.latency of
-        #{C := Far} when is_integer(Time), Time < Far ->
-            request_instead(Other, C, {switch, S#hpv.self, I}, over(S));
-        _ ->
-            send(C, keep, over(S))
-    end;
-measured(Name, Time, #hpv{latency = Latency} = S) when is_integer(Time) ->
-    Known = maps:with(active(S), Latency#{Name => Time}),
-    S#hpv{latency = Known};
-measured(_, _, S) ->
-    S.
-
-%% c: takes i for its own farthest, if there is one farther than i; or at once, where there is room.
-optimise(I, Spec, #{name := O} = Other, Latency, S) ->
-    case {has_place(Spec, S), S#hpv.exchange, farthest([I, O], S)} of
-        {true, _, _} ->
-            S1 = activate(I, Spec, S),
-            send(I, {accept, S1#hpv.self}, S1);
-        {false, none, {Far, #{name := D}}} when Latency < Far ->
-            send(D, {replace, Other, I}, exchange({asked, D, I, Spec}, S));
-        _ ->
-            send(I, {refuse, full}, S)
-    end.
-
-%% d: is o nearer than c?
-replace(C, #{name := O} = Other, I, #hpv{exchange = none, name = Own} = S) ->
-    case get_link(O, S) of
-        none when is_map_key(C, S#hpv.latency), O =/= Own ->
-            emit({measure, Other}, exchange({asked_for, C, Other, I}, S));
-        _ ->
-            send(C, keep, S)
-    end;
-replace(C, _, _, S) ->
-    send(C, keep, S).
-
-%% o: d comes in the place of i.
-switch(D, Spec, I, S0) ->
-    case get_link(I, S0) of
-        #link{state = active, spec = ISpec} = L ->
-            S1 = to_passive(ISpec, drain(I, L, demoted, S0)),
-            S = activate(D, Spec, S1),
-            send(D, {accept, S#hpv.self}, S);
-        _ ->
-            send(D, {refuse, full}, S0)
-    end.
-
-request_instead(#{name := Name} = Spec, Instead, Ask, S0) ->
-    case get_link(Name, S0) of
-        none ->
-            L = #link{state = requested, spec = Spec, instead = Instead},
-            S = put_link(Name, L, S0#hpv{passive = orddict:erase(Name, S0#hpv.passive)}),
-            after_ms({request, Name}, maps:get(request_timeout, S#hpv.opt),
-                     send(Name, Ask, emit({connect, Spec}, S)));
-        #link{} ->
-            keep(#link{state = requested, spec = Spec, instead = Instead}, S0)
-    end.
-
-%% The new neighbour said yes: the old one makes room, if it is still there.
-replaced(#link{instead = Old}, #hpv{opt = #{active_max_size := Max}} = S) ->
-    case get_link(Old, S) of
-        #link{state = active, spec = Spec} = L ->
-            case length(active(S)) >= Max of
-                true -> to_passive(Spec, drain(Old, L, demoted, S));
-                false -> S
-            end;
-        _ ->
-            S
-    end.
-
-%% It did not: c, if the request was d's, need not wait. To anybody else this says nothing.
-keep(#link{instead = none}, S) -> S;
-keep(#link{instead = Old}, S) -> send(Old, keep, S).
-
-%% c: d gave us up for o, or was lost, so there is room for i.
-freed(D, #hpv{exchange = {asked, D, I, Spec}} = S0) ->
-    case state_of(I, S0) of
-        none ->
-            S = activate(I, Spec, over(S0)),
-            send(I, {accept, S#hpv.self}, S);
-        _ ->
-            over(S0)
-    end;
-freed(_, S) ->
-    S.
-
-no_exchange(#hpv{exchange = {asked, _, I, _}} = S) -> send(I, {refuse, full}, over(S));
-no_exchange(#hpv{exchange = {asked_for, C, _, _}} = S) -> send(C, keep, over(S));
-no_exchange(S) -> over(S).
-
-%% Shorter than what the initiator waits, so that it hears of the end.
-exchange(What, S) ->
-    after_ms(exchange, maps:get(request_timeout, S#hpv.opt) div 2, S#hpv{exchange = What}).
-
-over(S) ->
-    cancel(exchange, S#hpv{exchange = none}).
-
-%% The neighbour with the longest round trip, but for the unbiased ones; {Time, Spec} or none.
-farthest(Except, #hpv{latency = Latency, opt = #{xbot_unbiased := Stay}} = S) ->
-    Known = lists:reverse(lists:sort([{map_get(N, Latency), Spec}
-                                      || #{name := N} = Spec <- active_specs(S),
-                                         is_map_key(N, Latency), not is_reserved(Spec, S)])),
-    case [E || {_, #{name := N}} = E <- lists:nthtail(min(Stay, length(Known)), Known),
-               not lists:member(N, Except)] of
-        [Far | _] -> Far;
-        [] -> none
-    end.
-
-%% --- views ------------------------------------------------------------------------------------------
-
-%% Into the active view, with somebody put out if it is full. Its own word brought it here.
-activate(Name, Spec, #hpv{opt = #{active_max_size := Max}} = S0) ->
-    S1 = S0#hpv{passive = orddict:erase(Name, S0#hpv.passive),
-                lost = orddict:erase(Name, S0#hpv.lost)},
-    case get_link(Name, S1) of
-        #link{state = active} = L ->
-            put_link(Name, L#link{spec = Spec}, S1);
-        Before ->
-            S2 = case Before of
-                     #link{state = requested} -> cancel({request, Name}, S1);
-                     none -> S1
-                 end,
-            S3 = evict(length(active(S2)) - Max + 1, S2),
-            S = put_link(Name, #link{state = active, spec = Spec},
-                         S3#hpv{joining = orddict:erase(Name, S3#hpv.joining)}),
-            members(notify({neighbour_up, Spec}, S))
-    end.
-
-%% Those in a reserved place stay, unless there are none but such.
-evict(N, S) when N =< 0 ->
-    S;
-evict(N, S0) ->
-    Active = active_specs(S0),
-    {Kept, Free} = lists:partition(fun(Spec) -> is_reserved(Spec, S0) end, Active),
-    {{value, #{name := Name} = Spec}, S1} = pick(case Free of [] -> Kept; _ -> Free end, S0),
-    S2 = drain(Name, get_link(Name, S1), demoted, S1),
-    evict(N - 1, to_passive(Spec, S2)).
-
-to_passive(#{name := Name}, #hpv{name = Name} = S) ->
-    S;
-to_passive(#{name := Name} = Spec, #hpv{passive = Passive, opt = #{passive_max_size := Max}} = S) ->
-    case state_of(Name, S) of
-        State when State =:= active; State =:= requested ->
-            S;
-        _ ->
-            case orddict:is_key(Name, Passive) orelse length(Passive) < Max of
-                true -> S#hpv{passive = orddict:store(Name, Spec, Passive)};
-                false when Max =:= 0 -> S;
-                false -> to_passive(Spec, drop_passive(S))
-            end
-    end.
-
-%% What was offered to others goes first: they have it now.
-drop_passive(#hpv{passive = Passive, shuffled = Shuffled} = S) ->
-    case [N || N <- Shuffled, orddict:is_key(N, Passive)] of
-        [N | Rest] ->
-            S#hpv{passive = orddict:erase(N, Passive), shuffled = Rest};
-        [] ->
-            {{value, {N, _}}, S1} = pick(Passive, S),
-            S1#hpv{passive = orddict:erase(N, Passive), shuffled = []}
-    end.
-
-has_place(Spec, #hpv{opt = #{active_max_size := Max}} = S) ->
-    Held = length(S#hpv.reserved) - length([Sp || Sp <- active_specs(S), is_reserved(Sp, S)]),
-    case is_reserved(Spec, S) of
-        true -> taken(S) < Max;
-        false -> taken(S) + max(0, Held) < Max
-    end.
+%% --- reserved places --------------------------------------------------------------------------------
 
 %% A place in the active view for a node whose spec has that tag.
 reserve(Tag, What, #hpv{reserved = Reserved, opt = #{active_max_size := Max}} = S) ->
@@ -709,84 +335,3 @@ reserve(Tag, What, #hpv{reserved = Reserved, opt = #{active_max_size := Max}} = 
         false ->
             emit({reply, Tag, {error, no_available_slots}}, S)
     end.
-
-is_reserved(#{tag := Tag}, #hpv{reserved = Reserved}) -> lists:member(Tag, Reserved);
-is_reserved(_, _) -> false.
-
-active(#hpv{links = Links}) ->
-    [N || {N, #link{state = active}} <- Links].
-
-active_specs(#hpv{links = Links}) ->
-    [Spec || {_, #link{state = active, spec = Spec}} <- Links].
-
-%% Places that are filled or spoken for.
-taken(#hpv{links = Links}) ->
-    length([N || {N, #link{state = St}} <- Links, St =:= active orelse St =:= requested]).
-
-%% --- links ------------------------------------------------------------------------------------------
-
-get_link(Name, #hpv{links = Links}) ->
-    case lists:keyfind(Name, 1, Links) of
-        {_, L} -> L;
-        false -> none
-    end.
-
-put_link(Name, L, #hpv{links = Links} = S) ->
-    S#hpv{links = orddict:store(Name, L, Links)}.
-
-take_link(Name, #hpv{links = Links} = S) ->
-    case lists:keytake(Name, 1, Links) of
-        {value, {_, L}, Rest} -> {L, S#hpv{links = Rest}};
-        false -> none
-    end.
-
-state_of(Name, S) ->
-    case get_link(Name, S) of
-        #link{state = State} -> State;
-        none -> none
-    end.
-
-%% Out of the active view; the link stays until the other side has said goodbye.
-drain(Name, #link{state = Before} = L, Why, S0) ->
-    S1 = put_link(Name, L#link{state = draining}, S0),
-    S2 = case Before =:= active andalso state_of(Name, S0) =:= active of
-             true -> members(notify({neighbour_down, Name, Why}, S1));
-             false -> S1
-         end,
-    after_ms({drain, Name}, maps:get(drain_timeout, S2#hpv.opt), send(Name, {disconnect, Why}, S2)).
-
-%% The end of a link is told by {down, _, _}; until then nothing new is begun with that node.
-close(Name, L, S) ->
-    emit({disconnect, Name},
-         put_link(Name, L#link{state = closing}, cancel({drain, Name}, S))).
-
-%% --- effects ----------------------------------------------------------------------------------------
-
-emit(Effect, #hpv{out = Out} = S) -> S#hpv{out = [Effect | Out]}.
-send(To, Msg, S) -> emit({send, To, Msg}, S).
-spread(Msg, To, S) -> lists:foldl(fun(N, Acc) -> send(N, Msg, Acc) end, S, To).
-notify(What, S) -> emit({notify, What}, S).
-members(S) -> emit({members, [S#hpv.self | active_specs(S)]}, S).
-after_ms(Name, Ms, S) -> emit({timer, Name, Ms}, S).
-cancel(Name, S) -> emit({cancel, Name}, S).
-
-done(#hpv{out = Out} = S) ->
-    {S#hpv{out = []}, lists:reverse(Out)}.
-
-first_tick(Name, Key, #hpv{opt = Opt, rand = Rand0} = S) ->
-    {Ms, Rand} = rand:uniform_s(maps:get(Key, Opt), Rand0),
-    after_ms(Name, Ms, S#hpv{rand = Rand}).
-
-tick(Name, Key, #hpv{opt = Opt, rand = Rand0} = S) ->
-    {Ms, Rand} = partisan_sample:jitter(maps:get(Key, Opt), Rand0),
-    after_ms(Name, Ms, S#hpv{rand = Rand}).
-
-pick(List, #hpv{rand = Rand0} = S) ->
-    {Found, Rand} = partisan_sample:one(List, Rand0),
-    {Found, S#hpv{rand = Rand}}.
-
-some(0, _, S) ->
-    {[], S};
-some(N, List, #hpv{rand = Rand0} = S) ->
-    {Found, Rand} = partisan_sample:some(N, List, Rand0),
-    {Found, S#hpv{rand = Rand}}.
