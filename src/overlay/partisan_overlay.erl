@@ -13,7 +13,8 @@
 %%   - Sends after a `{connect, Spec}` wait for the link, and go with it if the dial fails.
 %%   - Every dial ends in one `{up, N}` or one `{down, N, Reason}`; a `{connect, Spec}` to a linked
 %%     node gives `{up, N}` again. A link that the other side dialled also gives `{up, N}`, and a
-%%     `{msg, N, _}` never comes before it.
+%%     `{msg, N, _}` never comes before it. With hidden links it comes together with the first
+%%     message (another hidden node may be no member at all): who dialled speaks first.
 %%   - `{disconnect, N}` closes the link once everything sent before has left; `{down, N, _}`
 %%     follows when it is closed, at once if there was no link. A dial in progress is given up.
 %%   - A timer fires once, as `{timer, Name}`. Starting a running one restarts it; after `cancel`

@@ -231,7 +231,7 @@ handle_info({partisan_overlay, From, Core, Term}, #st{core = Core, links = Links
     case Links of
         #{From := #link{state = dialing}} -> {noreply, event({msg, From, Term}, node_up(From, St))};
         #{From := _} -> {noreply, event({msg, From, Term}, St)};
-        #{} -> {noreply, St}
+        #{} -> {noreply, first_word(From, Term, St)}
     end;
 handle_info({partisan_overlay, From, Core, _Term}, #st{settling = none} = St) ->
     {noreply, stranger(From, Core, St)};
@@ -254,8 +254,11 @@ handle_info({nodeup, Node, _Info}, #st{name = Name} = St) when Node =:= node(), 
     {stop, {shutdown, renamed}, St};
 handle_info({nodeup, Node, _Info}, St) when Node =:= node() ->
     {noreply, St};
-handle_info({nodeup, Node, _Info}, St) ->
-    {noreply, node_up(Node, St)};
+handle_info({nodeup, Node, Info}, St) ->
+    case speaks_first(Node, Info, St) of
+        true -> {noreply, St};
+        false -> {noreply, node_up(Node, St)}
+    end;
 handle_info({nodedown, Name, _Info}, #st{name = Name} = St) ->
     {stop, {shutdown, renamed}, St};
 handle_info({nodedown, Node, Info}, St) ->
@@ -441,6 +444,27 @@ settled(#st{settling = Left} = St0) ->
 
 %% ------------------------------------------------------------------------------------------------
 %% Connections
+
+%% A hidden node that was not dialled from here may be anything: a C node, erl_call, a shell. One that
+%% answers to no greeting may well fall over it (erl_call takes the first message for its result), so
+%% it gets none before it has said something itself; an overlay that dialled does.
+speaks_first(Node, Info, #st{links = Links, given_up = GivenUp}) ->
+    proplists:get_value(node_type, Info) =:= hidden
+        andalso not is_map_key(Node, Links) andalso not is_map_key(Node, GivenUp)
+        andalso not lists:any(fun(#{name := Name}) -> Name =:= Node end,
+                              ets:lookup_element(?TABLE, members, 2)).
+
+%% A message is looked at only while its connection stands: what comes late is of an earlier one.
+first_word(From, Term, St) ->
+    case lists:member(From, nodes(connected)) of
+        true ->
+            case node_up(From, St) of
+                #st{links = #{From := _}} = St1 -> event({msg, From, Term}, St1);
+                St1 -> St1
+            end;
+        false ->
+            St
+    end.
 
 node_up(Node, #st{links = Links, given_up = GivenUp} = St) ->
     case Links of

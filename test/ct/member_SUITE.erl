@@ -8,7 +8,7 @@
 -export([alone/1, join_by_name/1, join_by_spec/1, join_by_address/1, bad_joins/1, sync_join/1,
          clusters_merge/1, leave_self/1, leave_other/1, disconnect_node/1, rejoin/1, rejoin_at_once/1, down_member_stays/1,
          restart_same_name/1, removed_while_away/1, shell_restarts/1, update_members/1,
-         on_up_and_down/1, channel_callbacks/1, events/1, connections/1, other_returns/1,
+         on_up_and_down/1, channel_callbacks/1, events/1, connections/1, other_returns/1, erl_call/1,
          old_arities/1, strangers_stay_out/1, discovery_list/1, discovery_dns/1]).
 
 suite() ->
@@ -18,7 +18,7 @@ all() ->
     [alone, join_by_name, join_by_spec, join_by_address, bad_joins, sync_join, clusters_merge,
      leave_self, leave_other, disconnect_node, rejoin, rejoin_at_once, down_member_stays, restart_same_name, removed_while_away,
      shell_restarts, update_members, on_up_and_down, channel_callbacks, events, connections,
-     other_returns, old_arities, strangers_stay_out, discovery_list, discovery_dns].
+     other_returns, erl_call, old_arities, strangers_stay_out, discovery_list, discovery_dns].
 
 init_per_testcase(_Case, Config) -> Config.
 end_per_testcase(_Case, _Config) -> ok.
@@ -401,6 +401,18 @@ other_returns(_Config) ->
                              {join, [#{name => 'x@127.0.0.1'}]}, {on_up, [any, fun erlang:node/1]},
                              {update_members, [[]]}, {reserve, [x]}]],
     ?assertNot(service(A, member, [Node])),
+    pt_cluster:stop([A]).
+
+%% The scripts of releases ask a running node by erl_call. It takes the first message that comes for its
+%% answer, so nothing may be sent to it unasked.
+erl_call(_Config) ->
+    [A] = pt_cluster:start(1),
+    Ask = fun(N) ->
+                  os:cmd(lists:concat(["erl_call -timeout 20 -R -c pt_", os:getpid(), " -name ", pt_peer:node(A),
+                                       " -a 'erlang * [", N, ",3]' </dev/null 2>&1"]))
+          end,
+    [?assertEqual(integer_to_list(N * 3), Ask(N)) || N <- lists:seq(1, 20)],
+    ?assertEqual({ok, [pt_peer:node(A)]}, service(A, members, [])),
     pt_cluster:stop([A]).
 
 old_arities(_Config) ->
