@@ -454,9 +454,9 @@ speaks_first(Node, Info, #st{links = Links, given_up = GivenUp}) ->
         andalso not lists:any(fun(#{name := Name}) -> Name =:= Node end,
                               ets:lookup_element(?TABLE, members, 2)).
 
-%% A message is looked at only while its connection stands: what comes late is of an earlier one.
+%% From a node without a link: one that was not greeted, or one that was given up.
 first_word(From, Term, St) ->
-    case lists:member(From, nodes(connected)) of
+    case lists:member(From, nodes(hidden)) of
         true ->
             case node_up(From, St) of
                 #st{links = #{From := _}} = St1 -> event({msg, From, Term}, St1);
