@@ -51,6 +51,12 @@ bool pt_stream_is_low(const struct pt_stream *s)
     return true;
 }
 
+bool pt_stream_plenty(const struct pt_stream *s)
+{
+    (void)s;
+    return false;
+}
+
 int pt_stream_send(struct pt_stream *s, unsigned first)
 {
     (void)s;
