@@ -20,6 +20,7 @@ struct pt_peer {
     bool ready; /* INIT was done */
     uint8_t session_id[16], my_auth[PT_FRAME_AUTH_LEN], peer_auth[PT_FRAME_AUTH_LEN];
     char node[PT_NODE_NAME_MAX + 1];
+    uint64_t serial; /* of the sessions since the VM started; pt_node.peers is in its order */
     uint64_t max_message;
     int wake_fd;
 

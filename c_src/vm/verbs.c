@@ -82,8 +82,8 @@ static void verb_init(struct pt_peer *p, const uint8_t *b, size_t len, struct an
     p->s.rx.max_room = PT_MAX(2 * PT_MIN(p->max_message, UINT64_MAX / 2), pt_node.ram);
     memcpy(p->node, b + INIT_FIXED, len - INIT_FIXED);
     p->ready = true;
-    atomic_fetch_add(&pt_node.sessions_total, 1);
     pthread_mutex_lock(&pt_node.lock);
+    p->serial = atomic_fetch_add(&pt_node.sessions_total, 1) + 1;
     pt_list_push(&pt_node.peers, &p->node_link);
     pthread_mutex_unlock(&pt_node.lock);
     ok(a, "", 0);

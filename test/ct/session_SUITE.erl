@@ -4,7 +4,8 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, suite/0]).
--export([lanes_by_need/1, wish_for_lanes_is_bounded/1, idle_lanes_cost_little/1]).
+-export([lanes_by_need/1, wish_for_lanes_is_bounded/1, idle_lanes_cost_little/1,
+         many_are_inspected/1]).
 -export([fewer_lanes_win/1, log_lines/1, options_reach_all_lanes/1, lanes_attach_later/1,
          edited_hello_is_noticed/1, half_stripped_hello_is_noticed/1, stripped_hello_is_plain/1,
          attach_without_the_key/1, recorded_attach_is_worthless/1, attached_lane_is_not_to_be_had/1,
@@ -21,7 +22,7 @@ all() ->
      attach_without_the_key, recorded_attach_is_worthless, attached_lane_is_not_to_be_had,
      simultaneous_connects, dynamic_name, no_listener, bulk_without_lane_1,
      raised_limit_frees_senders, limit_of_the_node, memory_of_a_peak, memory_of_a_channels_peak,
-     lanes_by_need, wish_for_lanes_is_bounded, idle_lanes_cost_little].
+     lanes_by_need, wish_for_lanes_is_bounded, idle_lanes_cost_little, many_are_inspected].
 
 %% ------------------------------------------------------------------------------------------------
 
@@ -52,6 +53,28 @@ bulk_on_lane_2() ->
     Received = gen_tcp:recv(Peer2, 500000, 10000),
     true = port_close(Port),
     Received.
+
+%% More than are looked at in one go, while others come and go: those that stay are told once each.
+many_are_inspected(_Config) ->
+    A = start([]),
+    ?assertEqual([], pt_peer:eval(A, fun inspect_many/0)),
+    stop([A]).
+
+inspect_many() ->
+    Stay = [driver_port(1 bsl 20, <<I:128>>) || I <- lists:seq(1, 100)],
+    Others = spawn_link(fun come_and_go/0),
+    Wrong = [Ids || _ <- lists:seq(1, 20),
+                    Ids <- [[Id || #{session_id := <<Id:128>>} <- partisan_nif:sessions(), Id > 0]],
+                    lists:sort(Ids) =/= lists:seq(1, 100)],
+    unlink(Others),
+    exit(Others, kill),
+    _ = [port_close(Port) || Port <- Stay],
+    Wrong.
+
+come_and_go() ->
+    Ports = [driver_port() || _ <- lists:seq(1, 10)],
+    _ = [port_close(Port) || Port <- Ports],
+    come_and_go().
 
 %% A port whose peer takes nothing is not looked at: the new limit alone must let senders go on.
 raised_limit_frees_senders(_Config) ->
@@ -155,9 +178,11 @@ memory_of_a_channels_peak(_Config) ->
 
 driver_port() -> driver_port(1 bsl 20).
 
-driver_port(MaxQueue) ->
+driver_port(MaxQueue) -> driver_port(MaxQueue, <<0:128>>).
+
+driver_port(MaxQueue, SessionId) ->
     {ok, Port} = partisan_drv:open(),
-    ok = partisan_drv:init(Port, #{lanes => 3, atom_cache => true, session_id => <<0:128>>,
+    ok = partisan_drv:init(Port, #{lanes => 3, atom_cache => true, session_id => SessionId,
                                    my_mac => <<0:256>>, peer_mac => <<0:256>>, node => node(),
                                    max_queue => MaxQueue, max_message => 1 bsl 30}),
     Port.
