@@ -2,7 +2,7 @@
 # failed one; each is a target that can be run alone. The runners are in test/run.
 
 CHECK_STAGES := all lint check-rebar3 unit fuzz-replay prop sim-short mutants $(if $(wildcard test/*_tests.erl),eunit) \
-	        check-nouring ct-uring ct-poll check-asan-vm $(if $(wildcard test/oracle/run),oracle) check-net bench-short
+	        check-nouring ct-uring ct-poll many-short check-asan-vm $(if $(wildcard test/oracle/run),oracle) check-net bench-short
 
 .PHONY: check unit fuzz-replay fuzz prop eunit ct-uring ct-poll oracle check-rebar3 check-nouring \
 	check-asan-vm check-delivery check-otp check-amqp check-rabbitmq soak bench bench-full bench-short demo cover
@@ -146,9 +146,19 @@ check-asan-vm: ct-build build/asan/partisan_drv.so ## suites with the object und
 
 # The overlays on SCALE_NODES real nodes, each a VM of about 20 MB with one scheduler.
 SCALE_NODES ?= 64
-.PHONY: check-scale
+.PHONY: check-scale many many-build many-short
 check-scale: ct-build ## HyParView, broadcast and relay on 64 real nodes; SCALE_NODES for more
 	@SUITES=overlay_SUITE OVERLAY_NODES=$(SCALE_NODES) test/run/ct scale auto ebin
+
+# test/many: how a large cluster comes together, what it costs, how it heals.
+MANY ?= 256 hyparview kill=30 ads
+many-build: ct-build sim-build
+	@mkdir -p build/many
+	erlc $(ERLC_FLAGS) -pa ebin -o build/many $(wildcard test/many/*.erl)
+many: many-build ## a cluster of 256 real nodes and its figures; MANY='512 star kill=10 ads', see test/run/many
+	@test/run/many $(MANY)
+many-short: many-build ## the same with 16 nodes, as a check
+	@test/run/many 16 hyparview kill=25 quick
 
 # Broken networks with the times that users have (ct-poll has short ones): ticks each minute.
 HEAL_NODES ?= 16
@@ -170,6 +180,9 @@ soak: all net ## the same for hours: SOAK_SECONDS in all; SOAK_SEEDS='7 8' for c
 	@test/run/net-selftest --long
 	@$(MAKE) -s prop PROPER_SEED=new PROPER_N=1500
 	@test/run/soak $(SOAK_SECONDS) $(SOAK_SEEDS)
+	@$(MAKE) -s check-heal
+	@$(MAKE) -s many MANY='256 hyparview kill=30 ads'
+	@$(MAKE) -s many MANY='512 hyparview kill=30 ads'
 check-delivery: all ## the benchmark's cells, judged by delivery alone
 	@test/run/delivery
 

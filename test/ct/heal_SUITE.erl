@@ -1,7 +1,8 @@
 %% Networks that break and come back under real nodes, each in a network namespace of its own
 %% (docs/network-emulator.md): cut in halves, one node cut off, relays cut off and killed, all under
 %% acknowledged traffic. Views and trees must heal, and nothing that was accepted may be missing,
-%% doubled or out of order. Each case prints how long it took, in lines that begin with `heal:'.
+%% doubled or out of order. And a network with near and far nodes, where X-BOT has to find the near
+%% ones. Each case prints how long it took, in lines that begin with `heal:'.
 %%
 %% A broken network loses packets and tells nobody, so ticks find it out, or data that is not
 %% acknowledged. The suite has short times, to be over soon; HEAL_TIMES=default runs it with the
@@ -11,21 +12,23 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, groups/0, suite/0, init_per_suite/1, end_per_suite/1]).
--export([mesh/1, hyparview/1]).
+-export([mesh/1, hyparview/1, xbot/1]).
 
 suite() -> [{timetrap, {minutes, case default_times() of true -> 20; false -> 3 end}}].
 
-%% Most of the time is waited for ticks, so both overlays are tried at once.
-all() -> [{group, both}].
+%% Most of the time is waited for ticks, so all are tried at once.
+all() -> [{group, together}].
 
-groups() -> [{both, [parallel], [mesh, hyparview]}].
+groups() -> [{together, [parallel], [mesh, hyparview, xbot]}].
 
 -define(wait(Condition), ?assert(pt_peer:wait(fun() -> Condition end, patience(), 50))).
 
 %% Of the full HyParView the limit of neighbours alone is smaller: halves of four nodes that have
 %% room for three are full with themselves, and miss nobody.
 -define(NEAR, 3).
--define(LINK, "delay 2ms").
+%% ms one way, to another region and inside one.
+-define(FAR, 15).
+-define(CLOSE, 1).
 
 default_times() -> os:getenv("HEAL_TIMES", "short") =:= "default".
 
@@ -63,12 +66,49 @@ run(Overlay, Steps) ->
     _ = [pt_peer:stop(P) || {_, P} <- nodes_of(Config)],
     pt_net:stop(Net).
 
+%% Three regions of four nodes. In a random graph 8 of 11 links lead to another region; nodes with three
+%% neighbours, of which one stays whatever it is (the default), could have 1 of 3.
+xbot(_Config) ->
+    {Net, Nodes} = cluster(xbot),
+    Config = #{overlay => xbot, net => Net, nodes => Nodes},
+    _ = pt_cluster:join(peers(Nodes), join),
+    ?wait(well(Config, Nodes)),
+    Clock = clock(),
+    Random = (8 * ?FAR + 3 * ?CLOSE) / 11,
+    Before = mean_delay(Nodes),
+    ?wait(mean_delay(Nodes) < 0.7 * Random),
+    Took = Clock(),
+    %% Nobody was lost over it.
+    ?wait(well(Config, Nodes)),
+    say(Config, xbot, "~b nodes in 3 regions, ~b ms from one to another, ~b ms inside: mean delay of a link ~.1f ms "
+        "before (a random graph: ~.1f ms), under ~.1f ms after ~s, ~.1f ms at the end",
+        [length(Nodes), ?FAR, ?CLOSE, Before, Random, 0.7 * Random, s(Took), mean_delay(Nodes)]),
+    _ = [pt_peer:stop(P) || {_, P} <- Nodes],
+    pt_net:stop(Net).
+
+%% Of all links, as the emulator has them.
+mean_delay(Nodes) ->
+    Region = maps:from_list([{pt_peer:node(P), region(Place)} || {Place, P} <- Nodes]),
+    Delays = [case Region of #{A := Same, B := Same} -> ?CLOSE; #{} -> ?FAR end
+              || {A, Near} <- maps:to_list(pt_views:graph(peers(Nodes))), B <- Near],
+    lists:sum(Delays) / max(1, length(Delays)).
+
+region("n" ++ I) -> list_to_integer(I) rem 3.
+
 cluster(Overlay) ->
     Places = [place(I) || I <- lists:seq(1, number(Overlay))],
-    {ok, Net} = pt_net:start(Places, ["--link", ?LINK]),
+    {ok, Net} = pt_net:start(Places, lists:append([["--link", Words] || Words <- network(Overlay, Places)])),
     {Net, [{Place, node_at(Place, Overlay, Net)} || Place <- Places]}.
 
+network(xbot, Places) ->
+    [lists:concat(["delay ", ?FAR, "ms"])
+     | [lists:concat([A, " ", B, " delay ", ?CLOSE, "ms"]) || A <- Places, B <- Places, A < B,
+                                                               region(A) =:= region(B)]];
+network(_, _) ->
+    ["delay 2ms"].
+
 number(mesh) -> 6;
+number(xbot) -> 12;
 number(hyparview) -> list_to_integer(os:getenv("HEAL_NODES", "8")).
 
 place(I) -> "n" ++ integer_to_list(I).
@@ -94,6 +134,14 @@ env(hyparview, false) ->
      {lazy_tick_period, 200},
      {hyparview, #{active_max_size => ?NEAR + 1, active_min_size => 2, shuffle_interval => 1000,
                    random_promotion_interval => 500, heal_interval => 500}}];
+env(xbot, true) ->
+    [{peer_service_manager, partisan_hyparview_peer_service_manager},
+     {hyparview, #{active_max_size => ?NEAR + 1, xbot_enabled => true}}];
+env(xbot, false) ->
+    [{peer_service_manager, partisan_hyparview_peer_service_manager},
+     {hyparview, #{active_max_size => ?NEAR + 1, active_min_size => 2, shuffle_interval => 500,
+                   random_promotion_interval => 500, heal_interval => 500, xbot_enabled => true,
+                   xbot_interval => 500}}];
 env(hyparview, true) ->
     [{peer_service_manager, partisan_hyparview_peer_service_manager},
      {hyparview, #{active_max_size => ?NEAR + 1}}].
@@ -208,7 +256,7 @@ well(#{overlay := Overlay}, Nodes) ->
     Peers = peers(Nodes),
     case Overlay of
         mesh -> pt_cluster:is_mesh(Peers);
-        hyparview -> pt_views:healthy(?NEAR, pt_views:graph(Peers)) andalso pt_views:routed(Peers)
+        _ -> pt_views:healthy(?NEAR, pt_views:graph(Peers)) andalso pt_views:routed(Peers)
     end.
 
 %% Members of a full mesh stay members, with or without a link.

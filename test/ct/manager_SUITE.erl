@@ -305,7 +305,10 @@ switch(_Config) ->
     HyParView = partisan_hyparview_peer_service_manager,
     Full = partisan_pluggable_peer_service_manager,
     Env = [{retransmit_interval, 200},
-           {hyparview, #{active_max_size => 4, active_min_size => 2, shuffle_interval => 500}}],
+           %% All join one node at the same time, so they may be two groups at first, full with
+           %% themselves; those meet within 7 heal_intervals.
+           {hyparview, #{active_max_size => 4, active_min_size => 2, shuffle_interval => 500,
+                         heal_interval => 300}}],
     Nodes = [A | Others] = pt_cluster:start(6, Env, #{args => ["-kernel", "prevent_overlapping_partitions",
                                                                "false"]}),
     ok = pt_cluster:join(Nodes, sync_join),
@@ -320,11 +323,17 @@ switch(_Config) ->
             end,
     Moved(HyParView),
     %% Fewer links than in a mesh, and everybody known still.
-    ?wait(lists:all(fun(P) -> Links = pt_peer:call(P, erlang, nodes, [connected]),
-                              #{known := Known} = pt_peer:call(P, partisan_overlay_shell, info, []),
-                              lists:usort([pt_peer:node(P) | Known]) =:= pt_cluster:names(Nodes)
-                                  andalso length(Links) < length(Others)
-                    end, Nodes)),
+    Names = pt_cluster:names(Nodes),
+    Views = fun() ->
+                    [{pt_peer:node(P), pt_peer:call(P, erlang, nodes, [connected]),
+                      lists:usort([pt_peer:node(P) | Known])}
+                     || P <- Nodes, #{known := Known} <- [pt_peer:call(P, partisan_overlay_shell, info, [])]]
+            end,
+    pt_peer:wait(fun() ->
+                         lists:all(fun({_, Links, Known}) ->
+                                           Known =:= Names andalso length(Links) < length(Others)
+                                   end, Views())
+                 end, 20000, 30) orelse error({not_switched, Views()}),
     Moved(Full),
     ?wait(pt_cluster:is_mesh(Nodes)),
     grows(Last, Sink),
