@@ -32,7 +32,19 @@ linked_callback() ->
     %% what comes before the process of the first call has ended goes with that
     ?assertEqual({fails, 'two@h'}, until_heard(fun() -> up('two@h') end, 50)),
     ?assertEqual(Watch, whereis(partisan_peer_watch)),
-    stop(Watch).
+    channels_tried(100),
+    stop(Watch),
+    Server = whereis(partisan_channel_srv),
+    is_pid(Server) andalso stop(Server).
+
+%% With a new neighbour the channels are opened, by the node's process for channels, which starts: other
+%% tests must not find it.
+channels_tried(Tries) ->
+    #{up := Up} = sys:get_state(partisan_peer_watch),
+    case lists:member([], maps:values(Up)) of
+        true when Tries > 0 -> timer:sleep(20), channels_tried(Tries - 1);
+        false -> ok
+    end.
 
 up(Node) ->
     gen_server:cast(partisan_peer_watch, {notice, {neighbour_up, #{name => Node}}}).

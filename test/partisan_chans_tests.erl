@@ -32,8 +32,8 @@ peer_gave_up_test() ->
 %% A channel that was taken out of the configuration while somebody waited for it.
 configured_away_test_() ->
     [fun() -> configured_away(fun partisan_channel_srv:not_opened/3, [?NODE, ?NAME, no_lane]) end,
-     fun() -> configured_away(fun partisan_channel_srv:opened/5,
-                              [?NODE, ?NAME, <<0:128>>, 1, self()]) end].
+     fun() -> configured_away(fun partisan_channel_srv:opened/6,
+                              [?NODE, ?NAME, <<0:128>>, 1, self(), #{monotonic => false}]) end].
 
 configured_away(Says, Args) ->
     partisan_dist_reg = ets:new(partisan_dist_reg, [named_table]),
@@ -45,6 +45,8 @@ configured_away(Says, Args) ->
     ?assertMatch({channel, {open, ?NAME, #{}}}, message()),
     ok = partisan_channel_conf:set(#{}),
     ok = apply(Says, Args),
+    Says =:= fun partisan_channel_srv:opened/6
+        andalso ?assertEqual({channel, {retire, ?NAME}}, message()),
     ?assertEqual({answer, {error, {unknown_channel, ?CHANNEL}}}, message()),
     Ref = monitor(process, partisan_channel_srv),
     ok = gen_server:stop(partisan_channel_srv),
