@@ -73,7 +73,7 @@ fuzz: build/fuzz/run/$(FUZZ) ## libFuzzer: make fuzz FUZZ=NAME TIME=SECONDS
 
 # --- properties ------------------------------------------------------------------------------------
 # test/prop/NAME_main.c is a C program that a property talks to: build/prop/NAME.
-PROP_N ?= 300
+PROP_N ?= 200
 PROP_SRC := $(sort $(wildcard test/prop/*.erl))
 PROP_HELPERS := $(sort $(patsubst test/prop/%_main.c,build/prop/%,$(wildcard test/prop/*_main.c)))
 
@@ -172,7 +172,7 @@ check-rebar3: ## rebar3 compile, from a clean copy, without a network
 	@test/run/rebar3
 
 # --- order and delivery between real nodes -----------------------------------------------------------
-ORACLE_SECONDS ?= 45
+ORACLE_SECONDS ?= 30
 SOAK_SECONDS ?= 3600
 oracle: all net ## order oracle, lanes paused at random; ORACLE_SECONDS for each of six runs
 	@test/run/oracle $(ORACLE_SECONDS)
