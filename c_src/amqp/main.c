@@ -171,8 +171,11 @@ static int run(struct pt_amqp_conn *c, char *why)
     emit(NULL, PT_AMQP_READY, 0, 0, NULL, 0);
     flush();
     for (;;) {
-        if (poll(fds, 2, pt_amqp_pending(c) ? 0 : TICK) < 0 && errno != EINTR)
-            return 2;
+        if (poll(fds, 2, pt_amqp_pending(c) ? 0 : TICK) < 0) {
+            if (errno != EINTR)
+                return 2;
+            continue; /* what poll() left in fds is from before */
+        }
         if (fds[0].revents && !fill())
             return 0;
         if ((status = commands(c, why)) != 0)
