@@ -144,7 +144,8 @@ answered({ok, Lanes, Peer}, Name, Conf, Context, S0)
             dial(Name, Context, S);
         {{error, Why}, S} ->
             partisan_channel_srv:not_opened(maps:get(node, Context), Name, Why),
-            S
+            tell(Peer, {no_lane, Name}),
+            refuse_parked(Name, S)
     end;
 answered({error, Why}, Name, _Conf, #{node := Node}, S) ->
     partisan_channel_srv:not_opened(Node, Name, Why),

@@ -29,6 +29,27 @@ peer_gave_up_test() ->
         ?assertEqual({channel, {dial, ?NAME}}, message())
     end).
 
+%% It cannot be made here: nobody waits for it, on either side.
+not_made_test() ->
+    as_server(fun() ->
+        Port = open_port({spawn, "cat"}, []), % that knows no verbs
+        Ref = make_ref(),
+        Door = make_ref(),
+        S = (partisan_dist_chans:new())#{asked := #{?NAME => {Ref, conf()}},
+                                         parked := [{self(), Door, {?NAME, 0}}]},
+        Answer = {answer, Ref, ?NAME, {ok, 1, self()}},
+        ?assertEqual(partisan_dist_chans:new(),
+                     partisan_dist_chans:handle(Answer, (context(acceptor))#{port := Port}, S)),
+        true = port_close(Port),
+        ?assertMatch({not_opened, ?NODE, ?NAME, _, _}, told()),
+        ?assertEqual({channel, {no_lane, ?NAME}}, message()),
+        ?assertMatch({Door, {error, _}}, message())
+    end).
+
+conf() ->
+    {ok, #{?CHANNEL := Conf}} = partisan_channel_conf:check(#{?CHANNEL => #{}}),
+    Conf.
+
 %% A channel that was taken out of the configuration while somebody waited for it.
 configured_away_test_() ->
     [fun() -> configured_away(fun partisan_channel_srv:not_opened/3, [?NODE, ?NAME, no_lane]) end,
