@@ -1,5 +1,6 @@
-%% Moves a running cluster from one overlay to another: every member that can be reached starts the
-%% core of the new manager over the links there are, and joins this node in it. Five seconds later
+%% Moves a running cluster from one overlay to another: every member that can be reached (of those
+%% that this node knows, that they know, and so on) starts the core of the new manager over the links
+%% there are, and joins this node in it. Five seconds later
 %% the links that the new overlay does not use are closed, behind what the overlays had to say on
 %% them. What was sent with `ack` or `retransmission` is sent again where a closing link lost it;
 %% plain sends have the promise they always have when a connection ends.
@@ -19,25 +20,45 @@
 %% whether it can, and changes nothing if one says no.
 -spec set(module()) -> ok | {error, notalive | {bad_manager, node(), term()} | {unreached, [node()]}}.
 set(Manager) ->
-    case partisan_manager:members() of
-        {ok, Members} ->
-            %% A partial view is not the cluster; an overlay with routes knows the rest.
-            Known = maps:get(known, partisan_overlay_shell:info(), []),
-            Names = lists:usort(Members ++ Known),
-            Reached = [Name || Name <- Names, Name =:= node() orelse partisan_manager:reach(
-                                                                      #{name => Name}) =:= ok],
+    case names() of
+        {ok, Names} ->
+            {Reached, Unreached} = everybody(Names, [], []),
             case ask(Reached, ensure_loaded, [Manager]) of
                 [] ->
                     %% This node first: the others join it.
                     Failed = ask([node() | lists:delete(node(), Reached)], switch,
                                  [Manager, node()]),
-                    answer(Failed, Names -- Reached);
+                    answer(Failed, Unreached);
                 [{Node, Reason} | _] ->
                     {error, {bad_manager, Node, Reason}}
             end;
         {error, _} = Error ->
             Error
     end.
+
+%% Whom this node knows. The members of a partial view, of a client or of one end of a line are not
+%% the cluster.
+names() ->
+    case partisan_manager:members() of
+        {ok, Members} ->
+            Info = partisan_overlay_shell:info(),
+            {ok, lists:usort(lists:append([Members | [maps:get(Key, Info, [])
+                                                      || Key <- [neighbours, known, known_servers, clients,
+                                                                 clients_of_others]]]))};
+        {error, _} = Error ->
+            Error
+    end.
+
+%% All that these nodes know of, and those know of: {that could be asked, that could not}.
+everybody([], Reached, Unreached) ->
+    {lists:usort(Reached), lists:usort(Unreached)};
+everybody(New, Reached, Unreached) ->
+    {Here, Away} = lists:partition(fun(Name) ->
+                                           Name =:= node() orelse partisan_manager:reach(#{name => Name}) =:= ok
+                                   end, New),
+    Answers = erpc:multicall(Here, ?MODULE, here, [names, []], ?MS),
+    Told = lists:usort(lists:append([Names || {ok, {ok, Names}} <- Answers])),
+    everybody(Told -- (New ++ Reached ++ Unreached), Here ++ Reached, Away ++ Unreached).
 
 answer([{Node, Reason} | _], _Unreached) -> {error, {bad_manager, Node, Reason}};
 answer([], []) -> ok;
@@ -52,7 +73,9 @@ ask(Nodes, What, Args) ->
             end} || {Node, Answer} <- lists:zip(Nodes, Answers), Answer =/= {ok, ok}].
 
 %% Run on each member.
--spec here(ensure_loaded | switch, [term()]) -> ok | {error, term()}.
+-spec here(names | ensure_loaded | switch, [term()]) -> ok | {ok, [node()]} | {error, term()}.
+here(names, []) ->
+    names();
 here(ensure_loaded, [Manager]) ->
     case code:ensure_loaded(Manager) of
         {module, _} ->

@@ -8,7 +8,7 @@
 -export([static_links/1, static_joins/1, static_returns/1, static_restart/1,
          clients_and_servers/1, relay_between_clients/1, acknowledged_by_relay/1, fail_over/1, leave_the_star/1,
          client_server_returns/1, wrong_tags/1, bad_tag/1, no_mesh_behind_it/1, refuse/1,
-         two_overlays/1, environment_selects/1, switch/1]).
+         two_overlays/1, environment_selects/1, switch/1, no_switch/1]).
 
 suite() ->
     [{timetrap, {seconds, 90}}].
@@ -16,7 +16,7 @@ suite() ->
 all() ->
     [static_links, static_joins, static_returns, static_restart, clients_and_servers,
      relay_between_clients, acknowledged_by_relay, fail_over, leave_the_star, client_server_returns, wrong_tags, bad_tag,
-     no_mesh_behind_it, refuse, two_overlays, environment_selects, switch].
+     no_mesh_behind_it, refuse, two_overlays, environment_selects, switch, no_switch].
 
 init_per_testcase(_Case, Config) -> Config.
 end_per_testcase(_Case, _Config) -> ok.
@@ -24,6 +24,8 @@ end_per_testcase(_Case, _Config) -> ok.
 -define(wait(Condition), ?assert(pt_peer:wait(fun() -> Condition end, 20000, 30))).
 -define(STATIC, partisan_static_peer_service_manager).
 -define(STAR, partisan_client_server_peer_service_manager).
+-define(HYPARVIEW, partisan_hyparview_peer_service_manager).
+-define(FULL, partisan_pluggable_peer_service_manager).
 
 %% ------------------------------------------------------------------------------------------------
 %% Static
@@ -299,74 +301,73 @@ environment_selects(_Config) ->
     ?assertEqual(?STATIC, service(pt_cluster:app(Peer, []), manager, [])),
     pt_cluster:stop([Peer]).
 
-%% From full mesh to HyParView and back, with acknowledged traffic all the time: each message arrives
-%% once, in order, at the latest when its nodes are linked again.
+%% Each overlay is left for another one, under acknowledged traffic both ways between a server and a
+%% client: each message arrives once, in order, at the latest when its nodes have a way again. A move
+%% takes five seconds, and what was lost is sent again after 30 s at the latest.
 switch(_Config) ->
-    HyParView = partisan_hyparview_peer_service_manager,
-    Full = partisan_pluggable_peer_service_manager,
+    ct:timetrap({minutes, 5}),
+    Tags = [[{tag, server}], [{tag, server}] | [[{tag, client}] || _ <- lists:seq(1, 4)]],
     Env = [{retransmit_interval, 200},
            %% All join one node at the same time, so they may be two groups at first, full with
            %% themselves; those meet within 7 heal_intervals.
            {hyparview, #{active_max_size => 4, active_min_size => 2, shuffle_interval => 500,
                          heal_interval => 300}}],
-    Nodes = [A | Others] = pt_cluster:start(6, Env, #{args => ["-kernel", "prevent_overlapping_partitions",
-                                                               "false"]}),
+    Nodes = [A | _] = pt_cluster:start(Tags, Env, #{args => ["-kernel", "prevent_overlapping_partitions",
+                                                             "false"]}),
+    Z = lists:last(Nodes),
     ok = pt_cluster:join(Nodes, sync_join),
     ?wait(pt_cluster:is_mesh(Nodes)),
-    Last = lists:last(Nodes),
-    Sink = pt_peer:spawn_collector(Last),
-    To = pt_peer:node(Last),
-    Source = pt_peer:eval(A, fun() -> spawn(fun() -> source(To, Sink, 1) end) end),
-    Moved = fun(Manager) ->
-                    ?assertEqual(ok, pt_peer:call(A, partisan, set_overlay, [Manager])),
-                    ?assertEqual([Manager], lists:usort([service(P, manager, []) || P <- Nodes]))
-            end,
-    Moved(HyParView),
-    %% Fewer links than in a mesh, and everybody known still.
-    Names = pt_cluster:names(Nodes),
-    Views = fun() ->
-                    [{pt_peer:node(P), pt_peer:call(P, erlang, nodes, [connected]),
-                      lists:usort([pt_peer:node(P) | Known])}
-                     || P <- Nodes, #{known := Known} <- [pt_peer:call(P, partisan_overlay_shell, info, [])]]
-            end,
-    pt_peer:wait(fun() ->
-                         lists:all(fun({_, Links, Known}) ->
-                                           Known =:= Names andalso length(Links) < length(Others)
-                                   end, Views())
-                 end, 20000, 30) orelse error({not_switched, Views()}),
-    Moved(Full),
-    ?wait(pt_cluster:is_mesh(Nodes)),
-    grows(Last, Sink),
-    Sent = pt_peer:eval(A, fun() -> Source ! {stop, self()}, receive {sent, N} -> N end end),
-    ?wait(length(pt_peer:collected(Last, Sink)) >= Sent),
-    ?assertEqual(lists:seq(1, Sent), pt_peer:collected(Last, Sink)),
+    Flows = [pt_flow:start(From, To, #{retransmission => true}) || {From, To} <- [{A, Z}, {Z, A}]],
+    [begin
+         ?assertEqual({Manager, ok}, {Manager, pt_peer:call(A, partisan, set_overlay, [Manager])}),
+         ?assertEqual([Manager], lists:usort([service(P, manager, []) || P <- Nodes])),
+         pt_peer:wait(fun() -> shaped(Manager, Nodes) andalso no_other_links(Nodes) end, 60000, 50)
+             orelse error({not_shaped, Manager, pt_views:graph(Nodes)}),
+         [begin
+              Before = pt_flow:received(Flow),
+              ?assert(pt_peer:wait(fun() -> pt_flow:received(Flow) > Before + 50 end, 60000, 50))
+          end || Flow <- Flows]
+     end || Manager <- [?HYPARVIEW, ?STAR, ?STATIC, pt_ring, ?FULL]],
+    [begin
+         Sent = pt_flow:stop(Flow),
+         ?assert(pt_peer:wait(fun() -> pt_flow:received(Flow) >= Sent end, 60000, 50)),
+         ?assertEqual(lists:seq(1, Sent), pt_flow:all(Flow))
+     end || Flow <- Flows],
+    pt_cluster:stop(Nodes).
+
+no_other_links(Nodes) ->
+    lists:all(fun(P) ->
+                      lists:sort(pt_peer:call(P, erlang, nodes, [connected])) =:= pt_cluster:neighbours(P)
+              end, Nodes).
+
+%% What each of them makes of nodes that join the first one.
+shaped(?FULL, Nodes) ->
+    pt_cluster:is_mesh(Nodes);
+shaped(?HYPARVIEW, Nodes) ->
+    pt_views:healthy(3, pt_views:graph(Nodes)) andalso pt_views:routed(Nodes);
+shaped(pt_ring, Nodes) ->
+    pt_views:is_ring(pt_views:graph(Nodes)) andalso pt_views:routed(Nodes);
+shaped(?STATIC, [A | Others]) ->
+    pt_cluster:neighbours(A) =:= pt_cluster:names(Others)
+        andalso lists:all(fun(P) -> pt_cluster:neighbours(P) =:= [pt_peer:node(A)] end, Others);
+shaped(?STAR, [A, B | Clients]) ->
+    pt_cluster:neighbours(A) =:= pt_cluster:names([B | Clients])
+        andalso lists:all(fun(P) -> pt_cluster:neighbours(P) =:= [pt_peer:node(A)] end, [B | Clients]).
+
+%% What cannot be is refused, and nothing is changed.
+no_switch(_Config) ->
+    Nodes = [A, B] = pt_cluster:start(2),
+    ok = pt_cluster:join(Nodes, sync_join),
     ?assertMatch({error, {bad_manager, _, nofile}},
                  pt_peer:call(A, partisan, set_overlay, [no_such_manager])),
     ?assertMatch({error, {bad_manager, _, _}},
                  pt_peer:call(A, partisan, set_overlay, [?STAR])), % no tag
-    ?assertEqual([Full], lists:usort([service(P, manager, []) || P <- Nodes])),
-    pt_cluster:stop(Nodes),
     %% With kernel's default, global would cut all connections when the first one goes.
-    Guarded = [B, C] = pt_cluster:start(2),
-    ok = pt_cluster:join(Guarded, sync_join),
     ?assertMatch({error, {bad_manager, _, prevent_overlapping_partitions}},
-                 pt_peer:call(B, partisan, set_overlay, [HyParView])),
-    ?assertEqual(Full, service(C, manager, [])),
-    pt_cluster:stop(Guarded).
-
-source(To, Sink, N) ->
-    receive
-        {stop, From} -> From ! {sent, N - 1}
-    after 10 ->
-        case partisan:forward_message(To, Sink, N, #{retransmission => true}) of
-            ok -> source(To, Sink, N + 1);
-            {error, _} -> source(To, Sink, N)
-        end
-    end.
-
-grows(Peer, Sink) ->
-    Before = length(pt_peer:collected(Peer, Sink)),
-    ?wait(length(pt_peer:collected(Peer, Sink)) > Before + 50).
+                 pt_peer:call(A, partisan, set_overlay, [?HYPARVIEW])),
+    ?assertEqual([?FULL], lists:usort([service(P, manager, []) || P <- [A, B]])),
+    ?assert(pt_cluster:is_mesh(Nodes)),
+    pt_cluster:stop(Nodes).
 
 %% ------------------------------------------------------------------------------------------------
 

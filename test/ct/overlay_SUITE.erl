@@ -259,8 +259,4 @@ ring(_Config) ->
     forwarded(tl(Nodes)),
     pt_cluster:stop(Nodes).
 
-is_ring(Nodes) ->
-    Names = pt_cluster:names(Nodes),
-    Beside = lists:zip3([lists:last(Names) | lists:droplast(Names)], Names,
-                        tl(Names) ++ [hd(Names)]),
-    graph(Nodes) =:= maps:from_list([{N, lists:usort([Before, After])} || {Before, N, After} <- Beside]).
+is_ring(Nodes) -> pt_views:is_ring(graph(Nodes)).

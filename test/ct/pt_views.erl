@@ -2,7 +2,7 @@
 %% should be.
 -module(pt_views).
 
--export([graph/1, healthy/2, connected/1, all_heard/2, copies/1, routed/1]).
+-export([graph/1, healthy/2, connected/1, is_ring/1, all_heard/2, copies/1, routed/1]).
 
 -type graph() :: #{node() => [node()]}.
 
@@ -32,6 +32,13 @@ reach([], Seen, _) -> Seen;
 reach([N | Rest], Seen, Graph) ->
     New = [M || M <- maps:get(N, Graph), is_map_key(M, Graph), not is_map_key(M, Seen)],
     reach(New ++ Rest, maps:merge(Seen, maps:from_keys(New, [])), Graph).
+
+%% Everybody's neighbours are the ones before and after it in the order of names.
+-spec is_ring(graph()) -> boolean().
+is_ring(Graph) ->
+    Names = lists:sort(maps:keys(Graph)),
+    Beside = lists:zip3([lists:last(Names) | lists:droplast(Names)], Names, tl(Names) ++ [hd(Names)]),
+    Graph =:= maps:from_list([{N, lists:usort([Before, After])} || {Before, N, After} <- Beside]).
 
 %% Whether a message of pt_heard is at each of them.
 all_heard(Id, Peers) ->
