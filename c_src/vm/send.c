@@ -179,20 +179,27 @@ static void lane_failed(struct pt_stream *s, struct pt_lane *l, int err)
 
 /* ---- the path; stream lock held ---- */
 
-/* The socket has to hold what leaves until this program gets to it again, which on a busy machine takes
- * milliseconds; on a long path BBR takes a gap for a slow sender. Lane 0 keeps what is configured, so
- * that no small message lies behind much. */
-static void adapt_lowat(struct pt_lane *l, const struct pt_sock_flow *flow)
+static void want_lowat(struct pt_lane *l, uint64_t need)
 {
     unsigned least =
         pt_node.sock.notsent_lowat ? pt_node.sock.notsent_lowat : PT_SOCK_NOTSENT_LOWAT_DEFAULT;
-    unsigned per_s = flow->min_rtt_us < LONG_PATH_US ? LOWAT_SHORT_PER_S : LOWAT_PER_S;
-    uint64_t need = flow->delivery_rate / per_s;
     unsigned want = (unsigned)PT_MAX((uint64_t)least, PT_MIN(need, (uint64_t)LOWAT_MAX));
     unsigned change = want > l->lowat ? want - l->lowat : l->lowat - want;
 
     if (change > l->lowat / 4 && !pt_sock_set_notsent_lowat(l->fd, want))
         l->lowat = want;
+}
+
+/* The socket has to hold what leaves until this program gets to it again, which on a busy machine takes
+ * milliseconds; on a long path BBR takes a gap for a slow sender. Lane 0 keeps what is configured, so
+ * that no small message lies behind much, but where it is the only lane of a long path: there small
+ * messages take their time anyway, and a single lane is to carry what a plain connection would. */
+static void adapt_lowat(struct pt_lane *l, const struct pt_sock_flow *flow)
+{
+    bool far = flow->min_rtt_us >= LONG_PATH_US;
+    want_lowat(l, far         ? flow->delivery_rate / LOWAT_PER_S
+                  : l->no > 0 ? flow->delivery_rate / LOWAT_SHORT_PER_S
+                              : 0);
 }
 
 static void lane_lost_packets(struct pt_stream *s, uint64_t now)
@@ -222,10 +229,12 @@ static bool lost_more(struct pt_lane *l, uint32_t lost)
 /* While bulk is queued: what the kernel knows of the lanes that carry it, now and then. */
 static void look_at_path(struct pt_stream *s, uint64_t now)
 {
-    if (s->mixed || s->attached < 2 || now < s->lossy_look || !pt_txq_has(&s->txq, PT_WANT_BULK))
+    if (s->mixed || now < s->lossy_look || !pt_txq_has(&s->txq, PT_WANT_BULK))
         return;
     s->lossy_look = now + LOSSY_LOOK_NS;
-    unsigned bulk = bulk_lane(s);
+    unsigned bulk = s->attached == 1 ? 0 : bulk_lane(s);
+    if (bulk && s->lanes[0].state != PT_LANE_NONE)
+        want_lowat(&s->lanes[0], 0); /* it may have been the only one */
     for (unsigned i = bulk; i < s->lanes_wanted; i++) {
         struct pt_lane *l = &s->lanes[i];
         struct pt_sock_flow flow;
