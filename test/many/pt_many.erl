@@ -30,13 +30,14 @@
 
 %% pt_many:main(["512", "hyparview", "kill=30", "ads"])
 -spec main([string()]) -> no_return().
-main([Nodes, Overlay | Words]) ->
-    Setup = #{nodes => list_to_integer(Nodes), overlay => list_to_existing_atom(Overlay),
-              kill => hd([list_to_integer(P) || "kill=" ++ P <- Words] ++ [0]),
-              ads => lists:member("ads", Words), quick => lists:member("quick", Words)},
-    try run(Setup) of
+main(Words) ->
+    try run(setup(Words)) of
         ok -> halt(0)
     catch
+        throw:usage ->
+            io:format("many: NODES [hyparview | star | mesh | inet_tcp] [kill=PERCENT] [ads] [quick]; nothing is "
+                      "killed with inet_tcp, which has no broadcast to see it heal by~n"),
+            halt(2);
         throw:{not_run, Why} ->
             io:format("many: NOT RUN: ~s~n", [Why]),
             halt(77);
@@ -44,6 +45,20 @@ main([Nodes, Overlay | Words]) ->
             say("FAILED", "~p: ~p~n  ~p", [Class, Reason, At]),
             halt(1)
     end.
+
+setup([Nodes, Overlay | Words]) ->
+    Kill = [try list_to_integer(P) catch error:badarg -> throw(usage) end || "kill=" ++ P <- Words],
+    Valid = lists:member(Overlay, ["hyparview", "star", "mesh", "inet_tcp"])
+        andalso lists:all(fun(W) -> lists:member(W, ["ads", "quick"]) orelse lists:prefix("kill=", W) end, Words)
+        andalso lists:all(fun(P) -> P >= 0 andalso P =< 90 end, Kill)
+        andalso not (Overlay =:= "inet_tcp" andalso Kill =/= [])
+        andalso [] =/= Nodes andalso lists:all(fun(C) -> C >= $0 andalso C =< $9 end, Nodes)
+        andalso list_to_integer(Nodes) > 1,
+    Valid orelse throw(usage),
+    #{nodes => list_to_integer(Nodes), overlay => list_to_existing_atom(Overlay), kill => hd(Kill ++ [0]),
+      ads => lists:member("ads", Words), quick => lists:member("quick", Words)};
+setup(_) ->
+    throw(usage).
 
 -spec run(setup()) -> ok.
 run(#{nodes := N, overlay := Overlay, kill := Percent, ads := Ads, quick := Quick}) ->
@@ -171,7 +186,8 @@ cost(Hub) ->
     {Rss, Pss, Fds} = lists:unzip3(Costs),
     say("memory a node", "~.1f MB resident, ~.1f MB with shared pages divided", [mean(Rss) / 1024,
                                                                              mean(Pss) / 1024]),
-    say("descriptors a node", "~s (mean ~.1f); ~.1f TCP connections a node", [spread(Fds), mean(Fds), connections(length(Hub))]).
+    say("descriptors a node", "~s (mean ~.1f); ~.1f TCP connections a node",
+        [spread(Fds), mean(Fds), connections(length(Hub))]).
 
 %% What is on the wire while nobody says anything, with all heads and acknowledgements: of the
 %% whole loopback, which is the cluster's own in a namespace of its own.
