@@ -308,8 +308,8 @@ switch(_Config) ->
     ct:timetrap({minutes, 5}),
     Tags = [[{tag, server}], [{tag, server}] | [[{tag, client}] || _ <- lists:seq(1, 4)]],
     Env = [{retransmit_interval, 200},
-           %% All join one node at the same time, so they may be two groups at first, full with
-           %% themselves; those meet within 7 heal_intervals.
+           %% All join one node at the same time, and with room for three neighbours that makes two
+           %% groups, full with themselves, in some of a hundred cases. Those meet within 7 heal_intervals.
            {hyparview, #{active_max_size => 4, active_min_size => 2, shuffle_interval => 500,
                          heal_interval => 300}}],
     Nodes = [A | _] = pt_cluster:start(Tags, Env, #{args => ["-kernel", "prevent_overlapping_partitions",
