@@ -8,6 +8,7 @@
 
 -export([configure/1, channels/0]).
 -export([send/4, send/5, open/2, open/3, close/1, close/2, info/1]).
+-export([control/1, wait_for_room/2]).
 
 -export_type([channel/0, config/0, options/0, destination/0, reason/0]).
 
@@ -104,7 +105,8 @@ send_on({{Node, Channel}, Handle, Level, Monotonic, _}, Dest, Message, Options, 
             end
     end.
 
-%% As `!` would do it. The empty atom stands where the cookie once was.
+%% The control tuple of a message of the caller, as `!` makes it. The empty atom stands where the cookie once was.
+-spec control(destination()) -> tuple().
 control(Dest) ->
     case seq_trace:get_token() of
         [] when is_pid(Dest) -> {22, self(), Dest};
@@ -166,31 +168,53 @@ send_data(_Node, _Channel, Sent, #{nosuspend := true}) ->
     result(queue(Sent, none));
 send_data(Node, Channel, Sent, #{notify := true}) ->
     result(queue(Sent, {notify, {partisan_channel, Node, Channel, writable}}));
-send_data(_Node, _Channel, Sent, Options) ->
-    case queue(Sent, none) of
+send_data(_Node, _Channel, {Handle, _, _, _} = Sent, Options) ->
+    Queue = fun(Wait) ->
+                    case queue(Sent, Wait) of
+                        {busy, Id} -> {busy, Handle, Id};
+                        Other -> Other
+                    end
+            end,
+    case wait_for_room(Queue, Options) of
+        closed -> {error, disconnected};
+        Result -> Result
+    end.
+
+%% Calls Queue, with what it shall give the NIF as Wait, until it does not say that there is no room:
+%% `busy`, or with a wait {busy, Handle, Id}.
+-spec wait_for_room(fun((none | {wait, reference()}) -> Answer), options()) ->
+          Answer | {error, busy | timeout | system_limit}.
+wait_for_room(Queue, Options) ->
+    case Queue(none) of
+        busy when map_get(nosuspend, Options) =:= true ->
+            {error, busy};
         busy ->
             Deadline = case maps:get(timeout, Options, infinity) of
                            infinity -> infinity;
                            Timeout -> erlang:monotonic_time(millisecond) + Timeout
                        end,
-            wait(Sent, Deadline);
+            wait(Queue, Deadline);
+        system_limit ->
+            {error, system_limit};
         Other ->
-            result(Other)
+            Other
     end.
 
-wait(Sent, Deadline) ->
+wait(Queue, Deadline) ->
     Ref = make_ref(),
-    case queue(Sent, {wait, Ref}) of
-        {busy, Id} ->
+    case Queue({wait, Ref}) of
+        {busy, Handle, Id} ->
             receive
-                Ref -> wait(Sent, Deadline)
+                Ref -> wait(Queue, Deadline)
             after left(Deadline) ->
-                    ok = partisan_nif:channel_cancel(element(1, Sent), Id),
+                    ok = partisan_nif:channel_cancel(Handle, Id),
                     receive Ref -> ok after 0 -> ok end,
                     {error, timeout}
             end;
+        system_limit ->
+            {error, system_limit};
         Other ->
-            result(Other)
+            Other
     end.
 
 left(infinity) -> infinity;

@@ -1,16 +1,18 @@
 %% The channels of this node: checked, and where every process finds them.
 -module(partisan_channel_conf).
 
--export([set/1, get/0, find/1, check/1]).
+-export([set/1, get/0, find/1, check/1, relay/1]).
 
 -export_type([channel/0]).
 
 -define(CONF, {?MODULE, channels}).
+-define(RELAY, {?MODULE, relay}).
 -define(NAME_MAX, 255). % bytes: one on the wire
 
 %% Complete: every option has a value. max_queue in bytes, idle in ms.
 -type channel() :: #{parallelism := 1..16, monotonic := boolean(), compression := 0..9,
-                     max_queue := pos_integer(), idle := non_neg_integer() | infinity}.
+                     max_queue := pos_integer(), idle := non_neg_integer() | infinity,
+                     relay => true, owner => pid()}.
 
 -spec set(#{atom() => partisan_channel:config()}) -> ok | {error, Line :: string()}.
 set(Channels) ->
@@ -28,7 +30,18 @@ get() ->
 
 -spec find(atom()) -> {ok, channel()} | error.
 find(Name) ->
-    maps:find(Name, ?MODULE:get()).
+    case persistent_term:get(?RELAY, none) of
+        {Name, Conf} -> {ok, Conf};
+        _ -> maps:find(Name, ?MODULE:get())
+    end.
+
+%% The channel of messages that are relayed, beside those that the user has; its name begins with `$`.
+%% Owner gets {partisan_channel_opened, Node} when it was opened with a node. `none`: no more.
+-spec relay({atom(), Owner :: pid()} | none) -> ok.
+relay(none) ->
+    persistent_term:put(?RELAY, none);
+relay({Name, Owner}) ->
+    persistent_term:put(?RELAY, {Name, (defaults())#{relay => true, owner => Owner}}).
 
 %% Pure part of set/1.
 -spec check(term()) -> {ok, #{atom() => channel()}} | {error, Line :: string()}.
@@ -41,8 +54,11 @@ check(Channels) ->
                                         [Channels]))}.
 
 check(Name, Options) when is_atom(Name), is_map(Options) ->
-    byte_size(atom_to_binary(Name)) =< ?NAME_MAX
+    Bytes = atom_to_binary(Name),
+    byte_size(Bytes) =< ?NAME_MAX
         orelse bad("the name of channel ~tp is longer than ~b bytes", [Name, ?NAME_MAX]),
+    binary:match(Bytes, <<"$partisan">>) =/= {0, 9}
+        orelse bad("channel ~tp: names that begin with $partisan are partisan's own", [Name]),
     Given = maps:map(fun(Key, Value) -> option(Name, Key, Value) end, Options),
     maps:merge(defaults(), Given);
 check(Name, Options) ->

@@ -136,6 +136,7 @@ handle_cast({opened, Node, Name, SessionId, No, Lanes, #{monotonic := Monotonic}
                     {noreply, settle({Node, Channel}, {error, disconnected}, State)};
                 Handle ->
                     true = ets:insert(?TABLE, {{Node, Channel}, Handle, Level, Monotonic, Lanes}),
+                    _ = [Owner ! {partisan_channel_opened, Node} || #{owner := Owner} <- [Conf]],
                     is_outdated(Opened, Conf) andalso retire(Lanes, Channel),
                     {noreply, settle({Node, Channel}, ok, watch(Lanes, State))}
             end;
@@ -214,9 +215,11 @@ follow({{_, Channel} = Key, _, _, _, Lanes}, Old, New) ->
                 false -> tell(Lanes, {idle_is, atom_to_binary(Channel), Idle})
             end,
             Changed;
-        {_, #{}} ->
+        {#{Channel := _}, #{}} ->
             true = ets:delete(?TABLE, Key),
             retire(Lanes, Channel),
+            false;
+        {_, #{}} -> % not the user's
             false
     end.
 

@@ -58,6 +58,7 @@ info() ->
         Info ->
             Info#{options => partisan_dist_conf:get(),
                   listener => partisan_dist_reg:counters(),
+                  relay => partisan_nif:relay_info(),
                   sessions => partisan_nif:sessions()}
     catch
         error:_ -> {error, not_started}

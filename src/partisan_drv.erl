@@ -160,10 +160,11 @@ notify(Port) -> control(Port, ?NOTIFY, <<>>).
 -spec channel(port(), pos_integer(),
               #{name := binary(), lanes := 1..16, monotonic := boolean(),
                 max_queue := pos_integer(), _ => _}) -> answer().
-channel(Port, No, #{name := Name, lanes := Lanes, monotonic := Monotonic, max_queue := Max}) ->
-    Flags = case Monotonic of
-                true -> 1;
-                false -> 0
+channel(Port, No, #{name := Name, lanes := Lanes, monotonic := Monotonic, max_queue := Max} = Conf) ->
+    Flags = case {Monotonic, Conf} of
+                {_, #{relay := true}} -> 2;
+                {true, _} -> 1;
+                {false, _} -> 0
             end,
     control(Port, ?CHANNEL, <<No:32, Lanes:8, Flags:8, Max:64, Name/binary>>).
 

@@ -8,9 +8,11 @@
 
 -export([load/1, start/1, info/0, sessions/0, session/1, hmac/2, hkdf/4, equal/2, random/1]).
 -export([channel/2, channel_send/5, channel_send_term/4, channel_cancel/2]).
+-export([relay_set/4, relay_send/4, relay_send_term/3, relay_hand_on/2, relay_taken/0, relay_info/0]).
 
 -nifs([start/1, info/0, sessions/0, session/1, hmac/2, hkdf/4, equal/2, random/1,
-       channel/2, channel_send/5, channel_send_term/4, channel_cancel/2]).
+       channel/2, channel_send/5, channel_send_term/4, channel_cancel/2,
+       relay_set/4, relay_send/4, relay_send_term/3, relay_hand_on/2, relay_taken/0, relay_info/0]).
 
 -define(PATH, {?MODULE, path}).
 
@@ -81,6 +83,38 @@ channel_send_term(Handle, Term, Partition, Key) ->
 
 -spec channel_cancel(reference(), pos_integer()) -> ok.
 channel_cancel(Handle, Id) -> stub(?FUNCTION_NAME, [Handle, Id]).
+
+%% The table by which messages are relayed: this node's name, the relay channels of its neighbours, and
+%% for each node `Size:16 Name:Size/binary Count:8 Hop:16 ..`, hops being places in Channels (0, 1, ..),
+%% the best first, four at most; the empty name is for all other nodes. No hops: {partisan_relay_frame,
+%% Envelope} to the caller, which is the owner from now on, and is told of losses by
+%% {partisan_relay_dropped, Why, Name} each 10 s. `again`, unless Force: take what you were handed
+%% first.
+-spec relay_set(Self :: binary(), Channels :: [reference()], Routes :: binary(), Force :: boolean()) ->
+          ok | again | system_limit.
+relay_set(Self, Channels, Routes, Force) -> stub(?FUNCTION_NAME, [Self, Channels, Routes, Force]).
+
+%% Data: term_to_iovec({Control, Message}). Wait as in channel_send/5; Handle and Id are for
+%% channel_cancel/2. none: the table has no open way to that node.
+-spec relay_send(Node :: binary(), Hops :: 1..255, [binary(), ...], none | {wait | notify, term()}) ->
+          ok | none | busy | {busy, reference(), pos_integer()} | flatten | system_limit.
+relay_send(Node, Hops, Data, Wait) -> stub(?FUNCTION_NAME, [Node, Hops, Data, Wait]).
+
+-spec relay_send_term(Node :: binary(), Hops :: 1..255, {tuple(), term()}) ->
+          ok | none | busy | large | system_limit.
+relay_send_term(Node, Hops, Term) -> stub(?FUNCTION_NAME, [Node, Hops, Term]).
+
+%% Passes on what the owner was handed, over this channel.
+-spec relay_hand_on(reference(), binary()) -> ok | busy | closed | malformed | system_limit.
+relay_hand_on(Handle, Envelope) -> stub(?FUNCTION_NAME, [Handle, Envelope]).
+
+%% The owner did with one message that it was handed what it does.
+-spec relay_taken() -> ok.
+relay_taken() -> stub(?FUNCTION_NAME, []).
+
+%% Counters since the node started, and `routes`, how many entries the table has.
+-spec relay_info() -> #{atom() => non_neg_integer()}.
+relay_info() -> stub(?FUNCTION_NAME, []).
 
 -spec stub(atom(), [term()]) -> term().
 stub(Function, Args) ->

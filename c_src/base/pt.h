@@ -76,4 +76,12 @@ static inline void pt_put64(uint8_t *p, uint64_t v)
     pt_put32(p + 4, (uint32_t)v);
 }
 
+/* The finalizer of splitmix64: every bit of x changes half of the result's. One to one. */
+static inline uint64_t pt_mix64(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
 #endif

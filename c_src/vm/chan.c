@@ -35,9 +35,24 @@ static void owner_unref(void *owner)
 {
     struct pt_chan_owner *o = owner;
     if (atomic_fetch_sub_explicit(&o->refs, 1, memory_order_acq_rel) == 1) {
-        enif_free_iovec(o->iov);
+        if (o->iov)
+            enif_free_iovec(o->iov);
+        if (o->bin)
+            pt_host_bin_unref(o->bin);
         pt_free(o);
     }
+}
+
+struct pt_chan_owner *pt_chan_owner_of(void *bin)
+{
+    struct pt_chan_owner *o = pt_alloc(sizeof *o);
+    if (!o)
+        return NULL;
+    atomic_init(&o->refs, 1);
+    o->iov = NULL;
+    o->bin = bin;
+    pt_host_bin_ref(bin);
+    return o;
 }
 
 const struct pt_owner_ops pt_chan_owner_ops = {owner_ref, owner_unref};
@@ -65,7 +80,7 @@ static void feed(struct pt_stream *s)
     count_waiting(c);
 }
 
-struct pt_chan *pt_chan_open(struct pt_peer *p, unsigned no, unsigned lanes, bool monotonic,
+struct pt_chan *pt_chan_open(struct pt_peer *p, unsigned no, unsigned lanes, unsigned flags,
                              uint64_t max_queue, const char *name, size_t name_len)
 {
     struct pt_chan *c = pt_zalloc(sizeof *c);
@@ -79,7 +94,8 @@ struct pt_chan *pt_chan_open(struct pt_peer *p, unsigned no, unsigned lanes, boo
     c->no = no;
     c->name_len = name_len;
     memcpy(c->name, name, name_len);
-    c->monotonic = monotonic;
+    c->monotonic = flags & PT_CHAN_MONOTONIC;
+    c->relay = flags & PT_CHAN_RELAY;
     pt_mono_init(&c->mono);
     pt_hmap_init(&c->waiters);
     pt_hmap_init(&c->notifies);
@@ -88,7 +104,7 @@ struct pt_chan *pt_chan_open(struct pt_peer *p, unsigned no, unsigned lanes, boo
     c->s.auth_sent = true; /* its lanes proved the session's key when they attached */
     c->s.txq.ops = &pt_chan_owner_ops;
     c->s.lanes_wanted = lanes;
-    c->s.feed = monotonic ? feed : NULL;
+    c->s.feed = c->monotonic ? feed : NULL;
     c->s.max_queue = (size_t)max_queue;
     c->s.low_queue = c->s.max_queue - PT_MIN(c->s.max_queue / 4, (size_t)ROOM_MARGIN);
     c->s.rx.auth = NULL;

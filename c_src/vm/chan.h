@@ -24,6 +24,7 @@ struct pt_chan {
     size_t name_len;
     char name[PT_CHAN_NAME_MAX]; /* UTF-8 */
     bool monotonic;
+    bool relay; /* what comes on it are envelopes (vm/relay.h) */
     /* node lock and port lock to change, either to read */
     struct pt_list link; /* pt_peer.chans */
     /* s.lock */
@@ -40,8 +41,10 @@ struct pt_chan {
 
 struct pt_peer;
 
+enum { PT_CHAN_MONOTONIC = 1, PT_CHAN_RELAY = 2 }; /* flags */
+
 /* Port lock. `no` is free, lanes 1 .. PT_LANES_MAX. NULL: no memory. */
-struct pt_chan *pt_chan_open(struct pt_peer *p, unsigned no, unsigned lanes, bool monotonic,
+struct pt_chan *pt_chan_open(struct pt_peer *p, unsigned no, unsigned lanes, unsigned flags,
                              uint64_t max_queue, const char *name, size_t name_len);
 struct pt_chan *pt_chan_find(struct pt_peer *p, unsigned no); /* node or port lock; borrowed */
 /* Port lock. The end of the session, or of the channel: what is queued is dropped, who waits is told,
@@ -82,11 +85,15 @@ int pt_chan_send(struct pt_chan *c, struct pt_msg *m, uint32_t lane_hash, const 
 /* The message of this wait will not come any more, unless it was sent. */
 void pt_chan_cancel(struct pt_chan *c, uint64_t id);
 
-/* Owners of a channel's messages: binaries that a NIF call was given, kept by reference. */
+/* Owners of a channel's messages: binaries that a NIF call was given, or the one in which a message
+ * came that is passed on; kept by reference. */
 struct pt_chan_owner {
     atomic_uint refs;
-    ErlNifIOVec *iov;
+    ErlNifIOVec *iov; /* or NULL */
+    void *bin;        /* or NULL */
 };
 extern const struct pt_owner_ops pt_chan_owner_ops;
+/* With a reference on bin, and one for the caller on the owner. NULL: no memory. */
+struct pt_chan_owner *pt_chan_owner_of(void *bin);
 
 #endif

@@ -186,6 +186,12 @@ static ErlNifFunc functions[] = {
     {"channel_send", 5, pt_nif_channel_send, 0},
     {"channel_send_term", 4, pt_nif_channel_send_term, 0},
     {"channel_cancel", 2, pt_nif_channel_cancel, 0},
+    {"relay_set", 4, pt_nif_relay_set, ERL_NIF_DIRTY_JOB_CPU_BOUND},
+    {"relay_send", 4, pt_nif_relay_send, 0},
+    {"relay_send_term", 3, pt_nif_relay_send_term, 0},
+    {"relay_hand_on", 2, pt_nif_relay_hand_on, 0},
+    {"relay_taken", 0, pt_nif_relay_taken, 0},
+    {"relay_info", 0, pt_nif_relay_info, 0},
 };
 
 ERL_NIF_INIT(partisan_nif, functions, load, NULL, upgrade, NULL)

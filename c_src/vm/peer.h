@@ -108,6 +108,9 @@ void pt_send_loop_done(struct pt_tx *tx, ssize_t n);
 bool pt_rx_may_read(const struct pt_lane *l); /* not before START, nor before lane 0 said AUTH */
 int pt_rx_io(struct pt_peer *p, struct pt_lane *l);
 void pt_rx_select(struct pt_peer *p, struct pt_lane *l, bool on);
+/* A packet for the VM. bin: it lies in this binary; NULL: it is copied. 0, or -ESHUTDOWN: the VM wants
+ * no more. */
+int pt_rx_to_vm(struct pt_peer *p, void *bin, const uint8_t *packet, size_t len);
 extern const struct pt_rx_ops pt_peer_rx_ops;
 
 /* verbs.c; port lock */

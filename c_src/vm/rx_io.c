@@ -2,6 +2,7 @@
 #include "proto/zip.h"
 #include "vm/host.h"
 #include "vm/peer.h"
+#include "vm/relay.h"
 
 #include <errno.h>
 #include <string.h>
@@ -25,15 +26,9 @@ static int inflated(struct pt_peer *p, const uint8_t *z, size_t len)
     return rc;
 }
 
-static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
+int pt_rx_to_vm(struct pt_peer *peer, void *bin, const uint8_t *p, size_t len)
 {
-    struct pt_stream *s = host;
-    struct pt_peer *peer = s->peer;
     int rc;
-    if (peer->flushing) /* the VM is done with the connection, the peer not yet with us */
-        return 0;
-    if (len && p[0] == PT_ZIP_TAG && s != &peer->s)
-        return inflated(peer, p, len);
     if (bin) {
         ErlDrvBinary *b = bin;
         rc = driver_output_binary(peer->port, NULL, 0, b,
@@ -44,6 +39,22 @@ static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
     /* the VM found the packet bad, or the connection is on its way down already: it closes the
      * port itself, and what we read is of no use to it */
     return rc < 0 ? -ESHUTDOWN : 0;
+}
+
+static int on_packet(void *host, void *bin, const uint8_t *p, size_t len)
+{
+    struct pt_stream *s = host;
+    struct pt_peer *peer = s->peer;
+    if (s != &peer->s) {
+        struct pt_chan *c = PT_CONTAINER_OF(s, struct pt_chan, s);
+        if (c->relay)
+            return pt_relay_packet(c, bin, p, len);
+    }
+    if (peer->flushing) /* the VM is done with the connection, the peer not yet with us */
+        return 0;
+    if (len && p[0] == PT_ZIP_TAG && s != &peer->s)
+        return inflated(peer, p, len);
+    return pt_rx_to_vm(peer, bin, p, len);
 }
 
 static void look_at(struct pt_stream *s)

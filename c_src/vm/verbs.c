@@ -164,7 +164,7 @@ static void verb_test(struct pt_peer *p, const uint8_t *b, size_t len, struct an
 
 /* ---- channels ---- */
 
-enum { CHANNEL_FIXED = 4 + 1 + 1 + 8, CHANNEL_MONOTONIC = 1 };
+enum { CHANNEL_FIXED = 4 + 1 + 1 + 8 };
 
 static void verb_channel(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
 {
@@ -175,8 +175,8 @@ static void verb_channel(struct pt_peer *p, const uint8_t *b, size_t len, struct
         return no(a, "malformed CHANNEL");
     if (pt_chan_find(p, pt_get32(b)))
         return no(a, "there is a channel of this number");
-    if (!pt_chan_open(p, pt_get32(b), b[4], b[5] & CHANNEL_MONOTONIC, pt_get64(b + 6),
-                      (const char *)b + CHANNEL_FIXED, len - CHANNEL_FIXED))
+    if (!pt_chan_open(p, pt_get32(b), b[4], b[5], pt_get64(b + 6), (const char *)b + CHANNEL_FIXED,
+                      len - CHANNEL_FIXED))
         return no(a, "out of memory");
     ok(a, "", 0);
 }

@@ -30,8 +30,8 @@ options() ->
         Given -> Given
     end.
 
-relay_message(Node, Dest, Message, _Opts) ->
-    partisan_relay:send(Node, Dest, Message, max(?HOPS, partisan_config:get(relay_ttl))).
+relay_message(Node, Dest, Message, Opts) ->
+    partisan_relay:send(Node, Dest, Message, max(?HOPS, partisan_config:get(relay_ttl)), Opts).
 
 %% The views, as sets of specs; of the active view also those with a tag.
 -spec active() -> {ok, sets:set(partisan_node_spec:t())}.

@@ -219,9 +219,9 @@ receive_message(_Node, _Channel, _Message) ->
 
 %% Through other nodes. Options that promise more than best effort are partisan_send's business.
 -spec relay_message(node(), partisan_send:server_ref(), term(), map()) ->
-          ok | {error, not_yet_connected}.
-relay_message(Node, Dest, Message, _Opts) ->
-    partisan_relay:send(Node, Dest, Message, partisan_config:get(relay_ttl)).
+          ok | {error, not_yet_connected | busy | timeout | system_limit}.
+relay_message(Node, Dest, Message, Opts) ->
+    partisan_relay:send(Node, Dest, Message, partisan_config:get(relay_ttl), Opts).
 
 -spec supports_capability(atom()) -> boolean().
 supports_capability(monitoring) -> true;

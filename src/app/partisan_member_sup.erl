@@ -18,6 +18,7 @@ init([]) ->
     Children = [child(partisan_peer_service_events, dynamic),
                 child(partisan_peer_watch, [partisan_peer_watch]),
                 child(partisan_relay, [partisan_relay]),
+                child(partisan_relay_lanes, [partisan_relay_lanes]),
                 child(Manager, [partisan_overlay_shell]),
                 (child(partisan_amqp_sup, [partisan_amqp_sup]))#{type => supervisor},
                 child(partisan_peer_discovery_agent, [partisan_peer_discovery_agent])],

@@ -1,6 +1,9 @@
 %% Messages to nodes without a link to us, from neighbour to neighbour, as the overlay's routes say.
 %% Best effort: what cannot go on is counted and dropped. A hop limit ends what runs in circles.
 %%
+%% The carrier does this from lane to lane (partisan_relay_lanes). What follows is for neighbours that
+%% cannot: an older version, or another carrier.
+%%
 %% The next hop is found where the message is, so a relay that dies costs what it had in hand and
 %% what was sent before the routes changed. Order of one sender to one destination holds while the
 %% way stays the same: one process a node, then one link a neighbour, in order.
@@ -12,7 +15,7 @@
 
 -behaviour(gen_server).
 
--export([start_link/0, send/4, counters/0]).
+-export([start_link/0, send/4, send/5, counters/0, dropped/2, log_dropped/2]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -25,9 +28,22 @@ start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
 %% `ok`: on its way to the first relay. No route: the caller knows no way either.
--spec send(node(), partisan_send:server_ref(), term(), pos_integer()) ->
-          ok | {error, not_yet_connected}.
+-spec send(node(), partisan_send:server_ref(), term(), non_neg_integer()) ->
+          ok | {error, not_yet_connected | busy | timeout | system_limit}.
 send(Node, Dest, Message, Hops) ->
+    send(Node, Dest, Message, Hops, #{}).
+
+%% By the carrier, from lane to lane (partisan_relay_lanes); where that cannot be, by this module. Opts:
+%% `timeout` and `nosuspend` hold where the first neighbour's channel is full.
+-spec send(node(), partisan_send:server_ref(), term(), non_neg_integer(), map()) ->
+          ok | {error, not_yet_connected | busy | timeout | system_limit}.
+send(Node, Dest, Message, Hops, Opts) ->
+    case partisan_relay_lanes:send(Node, Dest, Message, Hops, Opts) of
+        none -> by_erlang(Node, Dest, Message, Hops);
+        Result -> Result
+    end.
+
+by_erlang(Node, Dest, Message, Hops) ->
     case partisan_overlay_shell:route(Node) of
         {ok, Via} ->
             case erlang:send({?MODULE, Via}, {relay, Node, Dest, Message, Hops, identity()},
@@ -44,11 +60,19 @@ identity() ->
     {node(), erlang:system_info(creation), erlang:unique_integer([positive])}.
 
 %% delivered here; passed on; not delivered a second time; dropped for want of a route, of hops, of
-%% room towards a neighbour, or because it is none that this version knows.
--spec counters() -> #{delivered | passed | doubled | no_route | no_hops | overrun | malformed
-                      => non_neg_integer()}.
+%% room towards a neighbour, because it is none that this version knows, or for this node on a
+%% connection that was closing. Of the carrier's also: sent by this node; handed to Erlang. What both
+%% did is added up; the carrier's part alone is in partisan_dist:info().
+-spec counters() -> #{delivered | passed | doubled | no_route | no_hops | overrun | malformed | closing
+                      | sent | handed => non_neg_integer()}.
 counters() ->
-    gen_server:call(?MODULE, counters).
+    maps:fold(fun(What, N, Sum) -> maps:update_with(What, fun(M) -> M + N end, N, Sum) end,
+              gen_server:call(?MODULE, counters), partisan_relay_lanes:counters()).
+
+%% Counts and logs a message that was dropped elsewhere.
+-spec dropped(atom(), node() | binary()) -> ok.
+dropped(Why, Node) ->
+    gen_server:cast(?MODULE, {dropped, Why, Node}).
 
 %% ------------------------------------------------------------------------------------------------
 
@@ -59,6 +83,8 @@ init([]) ->
 handle_call(counters, _From, #{counters := Counters} = State) ->
     {reply, Counters, State}.
 
+handle_cast({dropped, Why, Node}, State) ->
+    {noreply, dropped(Why, Node, State)};
 handle_cast(_Request, State) ->
     {noreply, State}.
 
@@ -131,14 +157,19 @@ dropped(Why, Node, #{line := Last} = State) ->
     Now = erlang:monotonic_time(millisecond),
     case Last =:= none orelse Now - Last > ?LINE_MS of
         true ->
-            ?LOG_NOTICE("partisan: dropped a message to ~ts that was to be relayed: ~ts (the counts "
-                        "are in partisan_relay:counters())", [Node, words(Why)]),
+            log_dropped(Why, Node),
             count(Why, State#{line := Now});
         false ->
             count(Why, State)
     end.
 
+-spec log_dropped(atom(), node() | binary()) -> ok.
+log_dropped(Why, Node) ->
+    ?LOG_NOTICE("partisan: dropped a message to ~ts that was to be relayed: ~ts (the counts "
+                "are in partisan_relay:counters())", [Node, words(Why)]).
+
 words(malformed) -> "it is none that this version knows";
 words(no_hops) -> "too many hops";
 words(no_route) -> "no way is known";
+words(closing) -> "its connection is being closed";
 words(overrun) -> "the next neighbour does not keep up".

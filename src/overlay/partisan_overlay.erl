@@ -70,6 +70,8 @@
                                     %% messages to that node, or to any that has no link and no
                                     %% route of its own, are relayed by neighbour Via; those in
                                     %% the second list are no more
+      | {ways, partisan_route:t()}  %% all that is known of links, if there is more than routes
+                                    %% to know: for other ways when a neighbour is lost
       | {reply, tag(), term()}
       | {malformed, node()}         %% that node said what this version cannot take: a line now and then
       | {log, logger:level(), string(), [term()]}.

@@ -218,10 +218,11 @@ routes(#rt{map = Map, table = Old, away = Away, now = Now, opt = Opt} = S0) ->
              true -> emit({timer, sweep, maps:get(keep, Opt)}, S);
              false -> S
          end,
-    case {Add, Gone} of
-        {[], []} -> S1;
-        _ -> emit({routes, Add, Gone}, S1)
-    end.
+    S2 = case {Add, Gone} of
+             {[], []} -> S1;
+             _ -> emit({routes, Add, Gone}, S1)
+         end,
+    emit({ways, Map}, S2).
 
 sweep(#rt{away = Away, now = Now, map = Map, opt = #{keep := Keep}} = S) ->
     {Old, Young} = lists:partition(fun({_, Since}) -> Now - Since >= Keep end, maps:to_list(Away)),

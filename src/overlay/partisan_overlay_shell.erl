@@ -14,7 +14,7 @@
 
 -export([start_link/1]).
 -export([join/1, leave/1, part/1, call/2, await/2, switch/2]).
--export([manager/0, members/0, neighbours/0, is_neighbour/1, info/0, route/1, way/1]).
+-export([manager/0, members/0, neighbours/0, is_neighbour/1, info/0, route/1, routes/0, way/1]).
 -export([send_to_manager/2]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2]).
 
@@ -122,6 +122,13 @@ route(Node) ->
             end
     catch
         error:badarg -> none
+    end.
+
+%% All of them.
+-spec routes() -> [{node() | default, Via :: node()}].
+routes() ->
+    try [{Node, Via} || [Node, Via] <- ets:match(?TABLE, {{route, '$1'}, '$2'})]
+    catch error:badarg -> []
     end.
 
 %% Whether a message to Node goes over a connection with it, or from neighbour to neighbour. In an
@@ -388,6 +395,10 @@ effect({routes, Add, Remove}, St) ->
     _ = [ets:delete(?TABLE, {route, Node}) || Node <- Remove],
     true = ets:insert(?TABLE, [{{route, Node}, Via} || {Node, Via} <- Add]),
     ok = persistent_term:put(?ROUTED, true),
+    partisan_relay_lanes:changed(),
+    St;
+effect({ways, Map}, St) ->
+    partisan_relay_lanes:ways(Map),
     St;
 effect({reply, From, Answer}, St) ->
     gen_server:reply(From, Answer),
@@ -417,6 +428,7 @@ neighbours(Change, #st{neighbours = Old} = St) ->
                                | [{{neighbour, Node}} || Node <- maps:keys(New),
                                                          not is_map_key(Node, Old)]]),
     _ = [ets:delete(?TABLE, {neighbour, Node}) || Node <- maps:keys(Old), not is_map_key(Node, New)],
+    partisan_relay_lanes:changed(),
     St#st{neighbours = New}.
 
 %% ------------------------------------------------------------------------------------------------
@@ -428,6 +440,7 @@ switched(Contact, Effects, #st{timers = Timers, links = Links, neighbours = Neig
     lists:foreach(fun(Name) -> stop_timer(Name, Timers) end, maps:keys(Timers)),
     true = ets:match_delete(?TABLE, {{route, '_'}, '_'}),
     true = ets:insert(?TABLE, {manager, Manager}),
+    partisan_relay_lanes:ways(none),
     St1 = effects(Effects, St0#st{timers = #{}, strangers = #{}, settling = Neighbours}),
     St2 = lists:foldl(fun(Node, Acc) -> event({up, Node}, Acc) end, St1,
                       [Node || {Node, #link{state = up}} <- lists:sort(maps:to_list(Links))]),

@@ -14,7 +14,7 @@
 -module(partisan_route).
 
 -export([new/2, local/2, own/1, learn/2, is_known/3, find/2, words/2, lacking/2, digest/1, hash/1,
-         routes/1, reachable/1, forget/2, is_word/1, is_digest/1]).
+         routes/1, alternatives/1, reachable/1, forget/2, is_word/1, is_digest/1]).
 
 -export_type([t/0, word/0, version/0]).
 
@@ -115,6 +115,32 @@ hash(R) ->
 -spec routes(t()) -> #{node() => node()}.
 routes(#route{self = Self} = R) ->
     maps:filter(fun(Node, Via) -> Node =/= Via andalso Node =/= Self end, ways(R)).
+
+%% For each node the neighbours from which there is a way to it that does not lead back over this node,
+%% the nearest first; of neighbours that are equally near, the smaller name. For when the neighbour that
+%% routes/1 names is lost: the others have not heard of it yet.
+-spec alternatives(t()) -> #{node() => [node()]}.
+alternatives(#route{self = Self, words = Words}) ->
+    #{Self := {_, Links}} = Words,
+    Graph = maps:map(fun(Node, {_, Ls}) -> [L || L <- Ls, L =/= Self, says(L, Node, Words)] end,
+                     maps:remove(Self, Words)),
+    Found = lists:foldl(fun(Link, Acc) -> distances([Link], 0, #{Link => []}, Link, Graph, Acc) end,
+                        #{}, Links),
+    maps:map(fun(_, Ways) -> [Link || {_, Link} <- lists:sort(Ways)] end, Found).
+
+distances([], _, _, _, _, Found) ->
+    Found;
+distances(Front, Hops, Seen0, Link, Graph, Found0) ->
+    Found = lists:foldl(fun(Node, Acc) ->
+                                Acc#{Node => [{Hops, Link} | maps:get(Node, Acc, [])]}
+                        end, Found0, Front),
+    {Next, Seen} = lists:foldl(fun(Node, {Ns, Sn}) when not is_map_key(Node, Sn) ->
+                                       {[Node | Ns], Sn#{Node => []}};
+                                  (_, Old) ->
+                                       Old
+                               end, {[], Seen0},
+                               lists:append([maps:get(Node, Graph, []) || Node <- Front])),
+    distances(Next, Hops + 1, Seen, Link, Graph, Found).
 
 %% All nodes there is a way to, this one among them.
 -spec reachable(t()) -> [node()].

@@ -1,0 +1,16 @@
+%% A manager whose links are those that the nodes join, and no others, with routes over them.
+-module(pt_graph).
+
+-export([overlay/0, start_link/0, members/0, join/1, leave/0, receive_message/3, relay_message/4]).
+
+overlay() ->
+    #{core => partisan_overlay_routed, links => hidden,
+      config => #{core => partisan_overlay_static, options => partisan_manager:static_options(),
+                  incarnation => erlang:system_time(microsecond)}}.
+
+start_link() -> partisan_overlay_shell:start_link(?MODULE).
+members() -> partisan_manager:members().
+join(Node) -> partisan_manager:join(Node).
+leave() -> partisan_manager:leave().
+receive_message(Node, Channel, Message) -> partisan_manager:receive_message(Node, Channel, Message).
+relay_message(Node, Dest, Message, Opts) -> partisan_relay:send(Node, Dest, Message, 32, Opts).

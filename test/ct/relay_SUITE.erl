@@ -1,0 +1,437 @@
+%% Relay from lane to lane, on a line of real nodes and on other graphs.
+-module(relay_SUITE).
+
+-include_lib("stdlib/include/assert.hrl").
+
+-export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([undecoded/1, in_order/1, to_anybody/1, hops/1, twice/1, malformed/1, full/1, first_full/1,
+         restarted/1, other_way_at_once/1, killed/1, held/1, without/1]).
+
+suite() -> [{timetrap, {minutes, 3}}].
+
+all() ->
+    [undecoded, in_order, to_anybody, hops, twice, malformed, full, first_full, restarted,
+     other_way_at_once, killed, held, without].
+
+-define(CHANNEL, '$partisan_relay').
+-define(wait(Condition), ?assert(pt_peer:wait(fun() -> Condition end, 60000, 50))).
+
+lean() ->
+    string:lexemes("+S 1:1 +SDcpu 1:1 +SDio 1 +A 1 +sbwt none +sbwtdcpu none +sbwtdio none", " ").
+
+start(N) -> [start_one(#{}) || _ <- lists:seq(1, N)].
+
+start_one(Opts) ->
+    pt_cluster:app(pt_peer:start(rl, Opts#{args => lean()}),
+                   [{peer_service_manager, pt_graph}, {retransmit_interval, 200}]).
+
+%% A line of four for the cases that leave it as it was.
+init_per_suite(Config) ->
+    Self = self(),
+    Keeper = spawn(fun() ->
+                           Nodes = line(4),
+                           Self ! {nodes, Nodes},
+                           receive stop -> pt_cluster:stop(Nodes) end
+                   end),
+    receive {nodes, Nodes} -> [{keeper, Keeper}, {line, Nodes} | Config]
+    after 120000 -> error(no_nodes)
+    end.
+
+end_per_suite(Config) ->
+    proplists:get_value(keeper, Config) ! stop,
+    ok.
+
+line(N) ->
+    Nodes = start(N),
+    linked(lists:zip(lists:droplast(Nodes), tl(Nodes)), Nodes).
+
+linked(Links, Nodes) ->
+    [ok = pt_cluster:service(B, join, [pt_peer:node(A)]) || {A, B} <- Links],
+    ready(Nodes),
+    Nodes.
+
+%% Everybody has a way to everybody, and relay channels with all neighbours.
+ready(Nodes) ->
+    routed(Nodes),
+    [?wait(is_open(N)) || N <- Nodes].
+
+routed(Nodes) ->
+    Names = pt_cluster:names(Nodes),
+    [?wait(lists:sort([pt_peer:node(N) | pt_cluster:neighbours(N)] ++ routes(N)) =:= Names) || N <- Nodes].
+
+routes(N) -> [Dest || {Dest, _} <- pt_peer:call(N, partisan_overlay_shell, routes, [])].
+
+is_open(N) ->
+    Near = pt_cluster:neighbours(N),
+    lists:all(fun(Other) ->
+                      maps:is_key(?CHANNEL, pt_peer:call(N, partisan_channel, info, [Other]))
+              end, Near)
+        andalso maps:get(routes, info(N)) >= length(Near)
+        andalso [] =:= Near -- [Node || {Node} <- pt_peer:call(N, ets, tab2list, [partisan_relay_lanes])].
+
+info(N) ->
+    #{relay := Relay} = pt_peer:call(N, partisan_dist, info, []),
+    Relay.
+
+%% The carrier's counters of a node, as they change while Fun runs until Until is true of the changes.
+changes(N, Fun, Until) ->
+    Before = info(N),
+    Fun(),
+    Now = fun() -> maps:map(fun(Key, Value) -> Value - map_get(Key, Before) end, info(N)) end,
+    ?wait(Until(Now())),
+    Now().
+
+forward(From, To, Dest, Message) -> forward(From, To, Dest, Message, #{}).
+
+forward(From, To, Dest, Message, Opts) ->
+    pt_peer:call(From, partisan, forward_message, [pt_peer:node(To), Dest, Message, Opts]).
+
+numbers(From, To, Dest, First, Last) ->
+    Node = pt_peer:node(To),
+    ok = pt_peer:eval(From, fun() ->
+                                    [ok = partisan:forward_message(Node, Dest, I, #{})
+                                     || I <- lists:seq(First, Last)],
+                                    ok
+                            end).
+
+is_atom_of(N, Text) ->
+    try is_atom(pt_peer:call(N, erlang, binary_to_existing_atom, [Text, utf8]))
+    catch error:badarg -> false
+    end.
+
+%% ------------------------------------------------------------------------------------------------
+
+%% Relays do not decode: an atom of the message never comes to be there; nor does their Erlang hear of
+%% it. Small messages are copied, large ones go on in the binary in which they came.
+undecoded(Config) ->
+    [A, B, C, D] = proplists:get_value(line, Config),
+    Sink = pt_peer:spawn_collector(D),
+    lists:foreach(
+      fun(Size) ->
+              Text = list_to_binary(["only_at_the_ends_", integer_to_list(Size), $_,
+                                     integer_to_list(erlang:unique_integer([positive]))]),
+              Node = pt_peer:node(D),
+              Send = fun() ->
+                             ok = pt_peer:eval(A, fun() ->
+                                 Atom = binary_to_atom(Text, utf8),
+                                 partisan:forward_message(Node, Sink, {Atom, binary:copy(<<7>>, Size)}, #{})
+                             end)
+                     end,
+              Got = fun() -> pt_peer:collected(D, Sink) end,
+              Before = length(Got()),
+              [?assertMatch(#{passed := 1, handed := 0, delivered := 0},
+                            changes(N, fun() -> N =:= B andalso Send() end,
+                                    fun(#{passed := P}) -> P =:= 1 end)) || N <- [B]],
+              ?wait(length(Got()) =:= Before + 1),
+              ?assert(pt_peer:eval(D, fun() -> is_atom(binary_to_existing_atom(Text, utf8)) end)),
+              ?assertEqual([false, false], [is_atom_of(N, Text) || N <- [B, C]]),
+              ?assert(pt_peer:eval(D, fun() ->
+                  Ref = make_ref(),
+                  Sink ! {pt_collected, self(), Ref},
+                  receive {Ref, L} -> element(2, lists:last(L)) =:= binary:copy(<<7>>, Size) end
+              end))
+      end, [0, 300, 10000, 100000, 3000000]),
+    ?assertMatch(#{sent := Sent} when Sent >= 5, info(A)),
+    ?assertMatch(#{delivered := N} when N >= 5, info(D)),
+    %% The Erlang relay had nothing to do anywhere.
+    [?assertEqual(#{}, pt_peer:call(N, gen_server, call, [partisan_relay, counters])) || N <- [A, B, C, D]].
+
+%% From one sender to one process, sizes mixed, while others send, too. Less than a relay's queue holds.
+in_order(Config) ->
+    [A, B, _, D] = proplists:get_value(line, Config),
+    Node = pt_peer:node(D),
+    Numbers = lists:seq(1, 1000),
+    Flows = [{From, pt_peer:spawn_collector(D)} || From <- [A, A, B]],
+    [true = is_pid(pt_peer:eval(From, fun() ->
+         spawn(fun() -> [ok = partisan:forward_message(Node, Sink, sized(I), #{}) || I <- Numbers] end)
+     end)) || {From, Sink} <- Flows],
+    [begin
+         ?wait(pt_peer:eval(D, fun() -> length(got(Sink)) =:= 1000 end)),
+         ?assert(pt_peer:eval(D, fun() -> got(Sink) =:= [sized(I) || I <- Numbers] end))
+     end || {_, Sink} <- Flows].
+
+sized(I) -> {I, binary:copy(<<I:8>>, size_of(I))}.
+
+size_of(I) when I rem 100 =:= 0 -> 70000;
+size_of(I) when I rem 10 =:= 0 -> 5000;
+size_of(I) -> I rem 200.
+
+%% On the node of the collector.
+got(Sink) ->
+    Ref = make_ref(),
+    Sink ! {pt_collected, self(), Ref},
+    receive {Ref, L} -> L end.
+
+%% Names, aliases, processes that are no more; with a trace token, too.
+to_anybody(Config) ->
+    [A, _, _, D] = proplists:get_value(line, Config),
+    Sink = pt_peer:spawn_collector(D),
+    true = pt_peer:call(D, erlang, register, [relay_sink, Sink]),
+    Alias = pt_peer:eval(D, fun() ->
+                                    Self = self(),
+                                    Sink ! {pt_do, Self, alias, fun() -> alias() end},
+                                    receive {alias, Alias} -> Alias end
+                            end),
+    Dead = pt_peer:eval(D, fun() -> spawn(fun() -> ok end) end),
+    [?assertEqual(ok, forward(A, D, Dest, Message))
+     || {Dest, Message} <- [{Dead, x}, {nobody_has_this_name, x}, {relay_sink, 1}, {Alias, 2}]],
+    Node = pt_peer:node(D),
+    ok = pt_peer:eval(A, fun() ->
+                                 _ = seq_trace:set_token(label, 17),
+                                 Results = [partisan:forward_message(Node, Dest, Message, #{})
+                                            || {Dest, Message} <- [{relay_sink, 3}, {Sink, 4}, {Alias, 5}]],
+                                 _ = seq_trace:set_token([]),
+                                 [ok, ok, ok] = Results,
+                                 ok
+                         end),
+    ?wait(length(pt_peer:collected(D, Sink)) >= 5),
+    ?assertEqual([1, 2, 3, 4, 5], lists:sort(pt_peer:collected(D, Sink))),
+    true = pt_peer:call(D, erlang, unregister, [relay_sink]).
+
+%% A message may take so many links and no more.
+hops(Config) ->
+    [A, _, C, D] = proplists:get_value(line, Config),
+    Sink = pt_peer:spawn_collector(D),
+    Send = fun(Hops) -> ok = pt_peer:call(A, partisan_relay, send, [pt_peer:node(D), Sink, Hops, Hops]) end,
+    ?assertMatch(#{no_hops := 2, passed := 0},
+                 changes(C, fun() -> [Send(2), Send(2)] end, fun(#{no_hops := N}) -> N >= 2 end)),
+    [Send(Hops) || Hops <- [3, 255, 1000]],
+    ?wait(pt_peer:collected(D, Sink) =:= [3, 255, 1000]).
+
+%% ------------------------------------------------------------------------------------------------
+
+%% An envelope made by hand, with the packet that partisan_channel would make.
+envelope(Node, Hops, Number, Packet) ->
+    Name = atom_to_binary(Node, utf8),
+    <<$r, 1, Hops, 4711:64, Number:64, 1:64, (byte_size(Name)):16, Name/binary, Packet/binary>>.
+
+packet(Control, Message) ->
+    <<131, 104, 2, Rest/binary>> = term_to_binary({Control, Message}),
+    <<131, 68, 0, Rest/binary>>.
+
+%% As if From had been handed it, to the neighbour To.
+hand_on(From, To, Envelope) ->
+    pt_peer:call(From, partisan_nif, relay_hand_on, [handle(From, To), Envelope]).
+
+handle(From, To) ->
+    {_, Handle, _, _, _} = pt_peer:call(From, partisan_channel_srv, lookup, [pt_peer:node(To), ?CHANNEL]),
+    Handle.
+
+%% What comes a second time is not delivered again, whatever way it takes.
+twice(Config) ->
+    [_, B, C, D] = proplists:get_value(line, Config),
+    Sink = pt_peer:spawn_collector(D),
+    Send = fun(From, To, N) ->
+                   ok = hand_on(From, To, envelope(pt_peer:node(D), 9, N, packet({22, Sink, Sink}, N)))
+           end,
+    ?assertMatch(#{delivered := 3, doubled := 3},
+                 changes(D, fun() -> [Send(F, T, N) || {F, T, N} <- [{C, D, 1}, {B, C, 2}, {C, D, 1},
+                                                                    {C, D, 2}, {B, C, 3}, {B, C, 1}]]
+                            end, fun(#{delivered := X, doubled := Y}) -> X + Y >= 6 end)),
+    ?assertEqual([1, 2, 3], lists:sort(pt_peer:collected(D, Sink))).
+
+%% What is no envelope, and packets that the VM would end the connection for: dropped and counted, and
+%% the connection stands.
+malformed(Config) ->
+    [_, B, C, D] = proplists:get_value(line, Config),
+    Sink = pt_peer:spawn_collector(D),
+    Node = pt_peer:node(D),
+    Session = fun() -> #{session_id := Id} = pt_peer:call(C, partisan_nif, session, [Node]), Id end,
+    Before = Session(),
+    Bad = [packet(Control, x) || Control <- [{22, Sink, not_a_pid}, {22, Sink}, {22, '', Sink}, {6, Sink, '', Sink},
+                                             {1, Sink, Sink}, {3, Sink, Sink, kill}, {4711, Sink, Sink},
+                                             {33, Sink, Sink}, {22, Sink, Sink, Sink}, {}]]
+        ++ [<<1, 2, 3>>, <<131, 68, 0>>, <<131, 68, 1, 104>>, <<131, 69, 0:200>>],
+    Raw = [<<131, 104, 2, 97, 1, 97, 2>>, <<$z, 10:32, 1, 2, 3>>],
+    ?assertMatch(#{delivered := 0},
+                 changes(D, fun() ->
+                                    [ok = hand_on(C, D, envelope(Node, 9, I, Packet))
+                                     || {I, Packet} <- lists:zip(lists:seq(1, length(Bad)), Bad)],
+                                    [ok = pt_peer:call(C, partisan_nif, channel_send,
+                                                       [handle(C, D), [Bytes], none, none, none])
+                                     || Bytes <- Raw]
+                            end, fun(#{malformed := N}) -> N >= length(Bad) + length(Raw) end)),
+    [?assertEqual(malformed, hand_on(B, C, Bytes))
+     || Bytes <- [<<>>, <<"r">>, <<$r, 1, 9, 1:64, 2:64, 3:64, 5:16, "abc">>, envelope(Node, 1, 1, <<"x">>),
+                  envelope(Node, 9, 1, <<>>)]],
+    [?assertError(badarg, pt_peer:call(B, partisan_nif, Function, Args))
+     || {Function, Args} <- [{relay_hand_on, [make_ref(), <<>>]}, {relay_hand_on, [x, x]},
+                             {relay_send, [<<>>, 1, [<<131, 104, 2, 1, 2, 3>>], none]},
+                             {relay_send, [<<"n">>, 0, [<<131, 104, 2, 1, 2, 3>>], none]},
+                             {relay_send, [<<"n">>, 256, [<<131, 104, 2, 1, 2, 3>>], none]},
+                             {relay_send, [<<"n">>, 1, [<<"zzzzzzzzz">>], none]},
+                             {relay_send, [<<"n">>, 1, x, none]},
+                             {relay_send, [binary:copy(<<"n">>, 1021), 1, [<<131, 104, 2, 1, 2, 3>>], none]},
+                             {relay_send_term, [<<"n">>, 1, x]}, {relay_send_term, [x, 1, {{}, x}]},
+                             {relay_set, [<<"n">>, [x], <<>>, true]}, {relay_set, [<<"n">>, x, <<>>, true]},
+                             {relay_set, [<<>>, [], <<>>, true]}, {relay_set, [<<"n">>, [], <<1>>, true]}]],
+    ok = forward(B, D, Sink, 'after'),
+    ?wait(pt_peer:collected(D, Sink) =:= ['after']),
+    ?assertEqual(Before, Session()).
+
+%% ------------------------------------------------------------------------------------------------
+
+%% A neighbour that takes nothing: what is for it waits, then is dropped and counted, and keeps up
+%% nothing else. What was not dropped arrives in order.
+full(Config) ->
+    [A, B, C, D] = proplists:get_value(line, Config),
+    [SinkC, SinkD] = [pt_peer:spawn_collector(N) || N <- [C, D]],
+    Count = 9000,                                % the queue takes 8192
+    pt_chan:lanes(C, D, ?CHANNEL, pause_send),
+    #{overrun := LostBefore} = info(B),
+    LostAtB = fun() -> #{overrun := N} = info(B), N - LostBefore end,
+    #{passed := Passed} =
+        changes(C, fun() -> numbers(A, D, SinkD, 1, Count) end,
+                fun(#{passed := P, overrun := Lost}) -> Lost > 0 andalso P + Lost + LostAtB() =:= Count end),
+    ok = forward(A, C, SinkC, hello),
+    ?wait(pt_peer:collected(C, SinkC) =:= [hello]),
+    ?assertEqual([], pt_peer:collected(D, SinkD)),
+    pt_chan:lanes(C, D, ?CHANNEL, resume_send),
+    ?wait(length(pt_peer:collected(D, SinkD)) =:= Passed),
+    Got = pt_peer:collected(D, SinkD),
+    ?assertEqual(lists:usort(Got), Got),
+    ?assertMatch(#{overrun := N} when N > 0, pt_peer:call(C, partisan_relay, counters, [])).
+
+%% The first neighbour takes nothing: the sender waits, if it wants to.
+first_full(Config) ->
+    [_, B, C, D] = proplists:get_value(line, Config),
+    Sink = pt_peer:spawn_collector(D),
+    Node = pt_peer:node(D),
+    pt_chan:lanes(B, C, ?CHANNEL, pause_send),
+    Large = binary:copy(<<1>>, 1 bsl 20),
+    ok = pt_peer:eval(B, fun() -> until_busy(Node, Sink, Large, 100) end),
+    ?assertEqual({error, timeout}, forward(B, D, Sink, x, #{timeout => 10})),
+    ?assertEqual({error, timeout}, forward(B, D, Sink, Large, #{timeout => 0})),
+    Self = self(),
+    Waiting = spawn_link(fun() -> Self ! {self(), forward(B, D, Sink, x)} end),
+    ?wait(1 =:= maps:get(waiting, pt_chan:info(B, C, ?CHANNEL))),
+    pt_chan:lanes(B, C, ?CHANNEL, resume_send),
+    receive {Waiting, Result} -> ?assertEqual(ok, Result) after 60000 -> error(waits) end,
+    arrives(B, D, Sink).
+
+until_busy(_Node, _Sink, _Message, 0) -> never;
+until_busy(Node, Sink, Message, N) ->
+    case partisan:forward_message(Node, Sink, Message, #{nosuspend => true}) of
+        ok -> until_busy(Node, Sink, Message, N - 1);
+        {error, busy} -> ok
+    end.
+
+%% Best effort, so again until it does.
+arrives(From, To, Sink) ->
+    Ref = make_ref(),
+    ?wait(begin
+              ok = forward(From, To, Sink, Ref),
+              lists:member(Ref, pt_peer:collected(To, Sink))
+          end).
+
+%% The process that makes the table fails: the overlay starts anew, and all is as before.
+restarted(Config) ->
+    [A, B, _, D] = Nodes = proplists:get_value(line, Config),
+    Old = pt_peer:call(B, erlang, whereis, [partisan_relay_lanes]),
+    true = pt_peer:call(B, erlang, exit, [Old, kill]),
+    ?wait(not lists:member(pt_peer:call(B, erlang, whereis, [partisan_relay_lanes]), [Old, undefined])),
+    [ok = pt_cluster:service(Y, join, [pt_peer:node(X)])
+     || {X, Y} <- lists:zip(lists:droplast(Nodes), tl(Nodes))],
+    ready(Nodes),
+    Sink = pt_peer:spawn_collector(D),
+    ?assertMatch(#{passed := 100, handed := 0},
+                 changes(B, fun() -> numbers(A, D, Sink, 1, 100) end, fun(#{passed := N}) -> N >= 100 end)),
+    ?wait(pt_peer:collected(D, Sink) =:= lists:seq(1, 100)).
+
+%% ------------------------------------------------------------------------------------------------
+
+diamond() ->
+    [A, B, C, D] = start(4),
+    linked([{A, B}, {A, C}, {B, D}, {C, D}], [A, B, C, D]).
+
+via(From, To, Nodes) ->
+    {ok, Via} = pt_peer:call(From, partisan_overlay_shell, route, [pt_peer:node(To)]),
+    hd([N || N <- Nodes, pt_peer:node(N) =:= Via]).
+
+%% The neighbour that the route names is gone, and nobody knows it yet.
+other_way_at_once(_Config) ->
+    [A, B, C, D] = Nodes = diamond(),
+    Via = via(A, D, Nodes),
+    [Other] = [B, C] -- [Via],
+    Sink = pt_peer:spawn_collector(D),
+    [ok = pt_peer:call(A, sys, suspend, [P]) || P <- [partisan_overlay_shell, partisan_relay_lanes]],
+    _ = pt_peer:call(A, erlang, disconnect_node, [pt_peer:node(Via)]),
+    ?assertMatch(#{passed := 100},
+                 changes(Other, fun() -> numbers(A, D, Sink, 1, 100) end, fun(#{passed := N}) -> N >= 100 end)),
+    ?wait(pt_peer:collected(D, Sink) =:= lists:seq(1, 100)),
+    [ok = pt_peer:call(A, sys, resume, [P]) || P <- [partisan_overlay_shell, partisan_relay_lanes]],
+    pt_cluster:stop(Nodes).
+
+%% Relays die under traffic, in both directions; what is acknowledged arrives once and in order.
+killed(_Config) ->
+    [A, B, C, D] = Nodes = diamond(),
+    Flows = [pt_flow:start(From, To, #{retransmission => true}) || {From, To} <- [{A, D}, {D, A}]],
+    [?wait(pt_flow:received(Flow) > 50) || Flow <- Flows],
+    Via = via(A, D, Nodes),
+    [Other] = [B, C] -- [Via],
+    pt_peer:kill(Via),
+    Left = [A, Other, D],
+    [begin
+         Before = pt_flow:received(Flow),
+         ?wait(pt_flow:received(Flow) > Before + 50)
+     end || Flow <- Flows],
+    [begin
+         Sent = pt_flow:stop(Flow),
+         ?wait(pt_flow:received(Flow) >= Sent),
+         ?assertEqual(lists:seq(1, Sent), pt_flow:all(Flow))
+     end || Flow <- Flows],
+    ?wait(pt_peer:call(A, partisan_overlay_shell, route, [pt_peer:node(D)]) =:= {ok, pt_peer:node(Other)}),
+    ?assertMatch(#{passed := N} when N > 0, info(Other)),
+    arrives(A, D, pt_peer:spawn_collector(D)),
+    pt_cluster:stop(Left).
+
+%% ------------------------------------------------------------------------------------------------
+
+%% A neighbour whose channel is being opened: messages wait, and go before those that follow them.
+held(_Config) ->
+    [A, B] = line(2),
+    [E] = start(1),
+    SinkE = pt_peer:spawn_collector(E),
+    SinkA = pt_peer:spawn_collector(A),
+    ok = pt_peer:call(B, sys, suspend, [partisan_channel_srv]),
+    ok = pt_cluster:service(E, join, [pt_peer:node(B)]),
+    [?wait(pt_peer:call(X, partisan_overlay_shell, route, [pt_peer:node(Y)]) =:= {ok, pt_peer:node(B)})
+     || {X, Y} <- [{A, E}, {E, A}]],
+    changes(B, fun() -> numbers(A, E, SinkE, 1, 100) end, fun(#{handed := N}) -> N >= 100 end),
+    Self = self(),
+    Sender = spawn_link(fun() -> Self ! {self(), forward(E, A, SinkA, waited)} end),
+    ok = pt_peer:call(B, sys, resume, [partisan_channel_srv]),
+    receive {Sender, Result} -> ?assertEqual(ok, Result) after 60000 -> error(waits) end,
+    ?wait(pt_peer:collected(A, SinkA) =:= [waited]),
+    ?wait(length(pt_peer:collected(E, SinkE)) >= 100),
+    ?wait(is_open(B)),
+    ?assertMatch(#{handed := 0},
+                 changes(B, fun() -> numbers(A, E, SinkE, 101, 200) end, fun(#{passed := N}) -> N >= 100 end)),
+    ?wait(length(pt_peer:collected(E, SinkE)) >= 200),
+    ?assertEqual(lists:seq(1, 200), pt_peer:collected(E, SinkE)),
+    pt_cluster:stop([A, B, E]).
+
+%% A node in the middle that runs another carrier: from its neighbours on messages go by Erlang.
+without(_Config) ->
+    [A, B, D] = start(3),
+    C = start_one(#{carrier => "inet_tcp"}),
+    Nodes = [A, B, C, D],
+    [ok = pt_cluster:service(Y, join, [pt_peer:node(X)])
+     || {X, Y} <- lists:zip(lists:droplast(Nodes), tl(Nodes))],
+    routed(Nodes),
+    ?wait(is_open_with(A, B)),
+    lists:foreach(fun({From, To}) ->
+                          Sink = pt_peer:spawn_collector(To),
+                          numbers(From, To, Sink, 1, 200),
+                          ?wait(length(pt_peer:collected(To, Sink)) >= 200),
+                          ?assertEqual(lists:seq(1, 200), pt_peer:collected(To, Sink))
+                  end, [{A, D}, {D, A}, {C, A}, {A, C}]),
+    ?assertMatch(#{sent := 400}, info(A)),
+    ?assertMatch(#{handed := 400}, info(B)),
+    ?assertMatch(#{passed := 400}, pt_peer:call(C, partisan_relay, counters, [])),
+    pt_cluster:stop(Nodes).
+
+is_open_with(A, B) ->
+    maps:is_key(?CHANNEL, pt_peer:call(A, partisan_channel, info, [pt_peer:node(B)]))
+        andalso lists:member({pt_peer:node(B)},
+                             pt_peer:call(A, ets, tab2list, [partisan_relay_lanes])).
