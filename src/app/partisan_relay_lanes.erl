@@ -13,7 +13,7 @@
 
 -behaviour(gen_server).
 
--export([start_link/0, changed/0, ways/1, send/5, counters/0]).
+-export([start_link/0, changed/0, ways/1, send/5, counters/0, info/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -121,6 +121,13 @@ counters() ->
         false -> #{}
     end.
 
+%% Neighbours with a relay channel, and those that have none for now; messages that wait for a channel;
+%% for each node the neighbours that lead to it, if the overlay knows.
+-spec info() -> #{open := [node()], without := [node()], held := non_neg_integer(),
+                  ways := #{node() => [node()]}}.
+info() ->
+    gen_server:call(?MODULE, info).
+
 %% ------------------------------------------------------------------------------------------------
 
 init([]) ->
@@ -137,6 +144,10 @@ handle_call({await, Via}, From, St0) ->
         true -> {noreply, St#st{waiting = Waiting#{Via => [From | maps:get(Via, Waiting, [])]}}};
         false -> {reply, ok, St}
     end;
+handle_call(info, _From, St0) ->
+    #st{ways = Ways, refused = Refused, held = Held} = St = up_to_date(St0),
+    {reply, #{open => [N || N <- near(), handle(N) =/= none], without => maps:keys(Refused),
+              held => lists:sum([N || {N, _} <- maps:values(Held)]), ways => Ways}, St};
 handle_call(_Request, _From, St) ->
     {reply, {error, unknown}, St}.
 

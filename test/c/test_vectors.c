@@ -7,6 +7,7 @@
 #include "proto/auth.h"
 #include "proto/dop.h"
 #include "proto/frame.h"
+#include "proto/relay.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -274,8 +275,25 @@ START_TEST(keys_and_attach)
 }
 END_TEST
 
+START_TEST(relayed)
+{
+    uint8_t out[PT_RELAY_ENVELOPE_MAX];
+    struct pt_relay_envelope e = {.hops = 2,
+                                  .origin = UINT64_C(0x0102030405060708),
+                                  .number = 9,
+                                  .flow = UINT64_C(0x1112131415161718),
+                                  .name = (const uint8_t *)"b@127.0.0.1",
+                                  .name_len = 11};
+    read_document();
+    same("relay.envelope", out, pt_relay_encode(out, &e));
+    struct vector *packet = vector("relay.packet");
+    ck_assert(pt_relay_deliverable(packet->at, packet->len));
+    all_used("relay.");
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *tests[] = {frames_of_a_lane, sections_by_lane, keys_and_attach};
+    const TTest *tests[] = {frames_of_a_lane, sections_by_lane, keys_and_attach, relayed};
     return SUP_MAIN("vectors", tests);
 }

@@ -62,12 +62,11 @@ routed(Nodes) ->
 routes(N) -> [Dest || {Dest, _} <- pt_peer:call(N, partisan_overlay_shell, routes, [])].
 
 is_open(N) ->
-    Near = pt_cluster:neighbours(N),
-    lists:all(fun(Other) ->
-                      maps:is_key(?CHANNEL, pt_peer:call(N, partisan_channel, info, [Other]))
-              end, Near)
-        andalso maps:get(routes, info(N)) >= length(Near)
-        andalso [] =:= Near -- [Node || {Node} <- pt_peer:call(N, ets, tab2list, [partisan_relay_lanes])].
+    #{open := Open} = lanes_info(N),
+    lists:sort(Open) =:= pt_cluster:neighbours(N).
+
+%% As of the table in force.
+lanes_info(N) -> pt_peer:call(N, partisan_relay_lanes, info, []).
 
 info(N) ->
     #{relay := Relay} = pt_peer:call(N, partisan_dist, info, []),
@@ -354,6 +353,7 @@ other_way_at_once(_Config) ->
     Via = via(A, D, Nodes),
     [Other] = [B, C] -- [Via],
     Sink = pt_peer:spawn_collector(D),
+    ?wait(begin #{ways := Ways} = lanes_info(A), length(maps:get(pt_peer:node(D), Ways, [])) =:= 2 end),
     [ok = pt_peer:call(A, sys, suspend, [P]) || P <- [partisan_overlay_shell, partisan_relay_lanes]],
     _ = pt_peer:call(A, erlang, disconnect_node, [pt_peer:node(Via)]),
     ?assertMatch(#{passed := 100},
@@ -432,6 +432,5 @@ without(_Config) ->
     pt_cluster:stop(Nodes).
 
 is_open_with(A, B) ->
-    maps:is_key(?CHANNEL, pt_peer:call(A, partisan_channel, info, [pt_peer:node(B)]))
-        andalso lists:member({pt_peer:node(B)},
-                             pt_peer:call(A, ets, tab2list, [partisan_relay_lanes])).
+    #{open := Open} = lanes_info(A),
+    lists:member(pt_peer:node(B), Open).
