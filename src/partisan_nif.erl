@@ -7,11 +7,11 @@
 -module(partisan_nif).
 
 -export([load/1, start/1, info/0, sessions/0, session/1, hmac/2, hkdf/4, equal/2, random/1]).
--export([channel/2, channel_send/5, channel_send_term/4, channel_cancel/2]).
+-export([channel/2, channel_send/5, channel_send_term/4, channel_cancel/2, channel_is_open/1]).
 -export([relay_set/4, relay_send/4, relay_send_term/3, relay_hand_on/2, relay_taken/0, relay_info/0]).
 
 -nifs([start/1, info/0, sessions/0, session/1, hmac/2, hkdf/4, equal/2, random/1,
-       channel/2, channel_send/5, channel_send_term/4, channel_cancel/2,
+       channel/2, channel_send/5, channel_send_term/4, channel_cancel/2, channel_is_open/1,
        relay_set/4, relay_send/4, relay_send_term/3, relay_hand_on/2, relay_taken/0, relay_info/0]).
 
 -define(PATH, {?MODULE, path}).
@@ -83,6 +83,10 @@ channel_send_term(Handle, Term, Partition, Key) ->
 
 -spec channel_cancel(reference(), pos_integer()) -> ok.
 channel_cancel(Handle, Id) -> stub(?FUNCTION_NAME, [Handle, Id]).
+
+%% Whether a send would not say `closed`.
+-spec channel_is_open(reference()) -> boolean().
+channel_is_open(Handle) -> stub(?FUNCTION_NAME, [Handle]).
 
 %% The table by which messages are relayed: this node's name, the relay channels of its neighbours, and
 %% for each node `Size:16 Name:Size/binary Count:8 Hop:16 ..`, hops being places in Channels (0, 1, ..),

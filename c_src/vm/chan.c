@@ -147,6 +147,14 @@ void pt_chan_unref(struct pt_chan *c)
     }
 }
 
+bool pt_chan_is_open(struct pt_chan *c)
+{
+    pthread_mutex_lock(&c->s.lock);
+    bool is = !c->gone && !c->stopped;
+    pthread_mutex_unlock(&c->s.lock);
+    return is;
+}
+
 /* ---- who waits ---- */
 
 static void tell(struct waiter *w)

@@ -57,7 +57,8 @@ bool pt_chan_stop(struct pt_chan *c, bool on);
  * the queue would never be empty. */
 void pt_chan_finish(struct pt_chan *c);
 struct pt_chan *pt_chan_ref(struct pt_chan *c);
-void pt_chan_unref(struct pt_chan *c); /* any thread */
+void pt_chan_unref(struct pt_chan *c);   /* any thread */
+bool pt_chan_is_open(struct pt_chan *c); /* any thread: would a sender not get PT_CHAN_CLOSED? */
 
 /* Whose lane it is; not of the distribution's own stream. */
 static inline struct pt_chan *pt_chan_of(const struct pt_lane *l)

@@ -186,6 +186,7 @@ static ErlNifFunc functions[] = {
     {"channel_send", 5, pt_nif_channel_send, 0},
     {"channel_send_term", 4, pt_nif_channel_send_term, 0},
     {"channel_cancel", 2, pt_nif_channel_cancel, 0},
+    {"channel_is_open", 1, pt_nif_channel_is_open, 0},
     {"relay_set", 4, pt_nif_relay_set, ERL_NIF_DIRTY_JOB_CPU_BOUND},
     {"relay_send", 4, pt_nif_relay_send, 0},
     {"relay_send_term", 3, pt_nif_relay_send_term, 0},

@@ -16,6 +16,7 @@ ERL_NIF_TERM pt_nif_channel(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 ERL_NIF_TERM pt_nif_channel_send(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[]);
 ERL_NIF_TERM pt_nif_channel_send_term(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[]);
 ERL_NIF_TERM pt_nif_channel_cancel(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[]);
+ERL_NIF_TERM pt_nif_channel_is_open(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[]);
 struct pt_chan;
 struct pt_chan *pt_nif_get_chan(ErlNifEnv *env, ERL_NIF_TERM handle); /* NULL: it is none */
 /* A handle, which takes the caller's reference. */

@@ -173,3 +173,13 @@ ERL_NIF_TERM pt_nif_channel_cancel(ErlNifEnv *env, int argc, const ERL_NIF_TERM 
     pt_chan_cancel(c, id);
     return atom(env, "ok");
 }
+
+/* is_open(Handle) -> boolean() */
+ERL_NIF_TERM pt_nif_channel_is_open(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+{
+    struct pt_chan *c = pt_nif_get_chan(env, argv[0]);
+    (void)argc;
+    if (!c)
+        return enif_make_badarg(env);
+    return atom(env, pt_chan_is_open(c) ? "true" : "false");
+}

@@ -18,7 +18,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--define(TABLE, ?MODULE).        % neighbours that have a relay channel, or are known to have none
+-define(TABLE, ?MODULE).        % neighbours that are known to have no relay channel
 -define(ON, {?MODULE, on}).
 -define(CHANNEL, '$partisan_relay').
 -define(OPEN_MS, 5000).
@@ -69,7 +69,7 @@ send(Name, Node, Hops, Signal, Opts, MayWait) ->
         ok ->
             ok;
         none when MayWait ->
-            case is_opening(Node) of
+            case to_be_opened(Node) of
                 {true, _} when map_get(nosuspend, Opts) =:= true ->
                     {error, busy};
                 {true, Via} ->
@@ -94,7 +94,7 @@ queue(Name, Hops, Data, Wait) ->
         Other -> Other
     end.
 
-is_opening(Node) ->
+to_be_opened(Node) ->
     case partisan_overlay_shell:route(Node) of
         {ok, Via} ->
             try ets:member(?TABLE, Via) of
@@ -139,7 +139,8 @@ init([]) ->
     {ok, dirty(#st{})}.
 
 handle_call({await, Via}, From, St0) ->
-    #st{openers = Openers, waiting = Waiting} = St = up_to_date(St0),
+    %% What was thought to be open may be closed again.
+    #st{openers = Openers, waiting = Waiting} = St = rebuild(St0#st{dirty = false}),
     case lists:member(Via, maps:values(Openers)) of
         true -> {noreply, St#st{waiting = Waiting#{Via => [From | maps:get(Via, Waiting, [])]}}};
         false -> {reply, ok, St}
@@ -214,7 +215,7 @@ rebuild(St0) ->
                       false -> St1
                   end,
             St = set(Near, Routes, Open, with_ways(release(Open, St2))),
-            known(Open, St),
+            without(St),
             St;
         false ->
             St0
@@ -226,17 +227,21 @@ near() ->
         {error, notalive} -> []
     end.
 
-known(Open, #st{refused = Refused}) ->
-    Now = [Node || {Node} <- ets:tab2list(?TABLE)],
-    Known = maps:keys(maps:merge(Open, Refused)),
-    _ = [ets:delete(?TABLE, Node) || Node <- Now -- Known],
-    true = ets:insert(?TABLE, [{Node} || Node <- Known]).
+without(#st{refused = Refused}) ->
+    Known = [Node || {Node} <- ets:tab2list(?TABLE)],
+    _ = [ets:delete(?TABLE, Node) || Node <- Known, not is_map_key(Node, Refused)],
+    true = ets:insert(?TABLE, [{Node} || Node <- maps:keys(Refused)]).
 
-%% Of this session: the row of one that has ended may stay for a moment.
+%% The row of one that was closed may stay for a moment.
 handle(Node) ->
-    case {partisan_channel_srv:lookup(Node, ?CHANNEL), partisan_dist_reg:lookup_node(Node)} of
-        {{_, Handle, _, _, Lanes}, {ok, Lanes}} when is_reference(Handle) -> {ok, Handle};
-        _ -> none
+    case partisan_channel_srv:lookup(Node, ?CHANNEL) of
+        {_, Handle, _, _, _} when is_reference(Handle) ->
+            case partisan_nif:channel_is_open(Handle) of
+                true -> {ok, Handle};
+                false -> none
+            end;
+        _ ->
+            none
     end.
 
 with_ways(#st{map = Map, ways = Ways} = St) when Map =/= none, map_size(Ways) =:= 0 ->

@@ -7,7 +7,7 @@
          prop_isolated_halves_meet_again/0,
          prop_left_nodes_stay_away/0, prop_xbot/0, prop_broadcast/0, prop_patience/0,
          prop_gone_neighbours/0, prop_latecomers/0, prop_broadcast_with_exchange/0, prop_routes/0, prop_words/0,
-         prop_links/0, prop_same_seed_same_run/0]).
+         prop_links/0, prop_alternatives/0, prop_same_seed_same_run/0]).
 
 -import(proper, [conjunction/1]).
 -import(proper_types, [choose/2, frequency/1, list/1]).
@@ -401,6 +401,25 @@ prop_links() ->
                 lists:sort(maps:keys(pt_sim_graph:reach(name(9), Graph))) =:= partisan_route:reachable(Map)
                     andalso lists:all(fun(Via) -> lists:member(Via, names_of(Own)) end,
                                       maps:values(partisan_route:routes(Map)))
+            end).
+
+%% To each node the neighbours that have a way which is not over us, the nearest first.
+prop_alternatives() ->
+    ?FORALL({Own, Words}, {list(choose(1, 6)), list({choose(1, 6), list(choose(1, 9))})},
+            begin
+                {_, Map0} = partisan_route:local(names_of(Own), partisan_route:new(name(9), 1)),
+                Said = maps:from_list([{name(N), names_of(Ls)} || {N, Ls} <- Words]),
+                Map = maps:fold(fun(N, Ls, M0) -> {new, M} = partisan_route:learn({N, {1, 1}, Ls}, M0), M end,
+                                Map0, Said),
+                Both = maps:map(fun(N, Ls) -> [L || L <- Ls, L =/= name(9),
+                                                    lists:member(N, maps:get(L, Said, []))]
+                                end, Said),
+                Graph = maps:merge(maps:from_list([{N, []} || N <- names_of(Own)]), Both),
+                Ways = [{Node, {Hops, Near}} || Near <- lists:usort(names_of(Own)),
+                                                {Node, Hops} <- maps:to_list(pt_sim_graph:reach(Near, Graph))],
+                partisan_route:alternatives(Map)
+                    =:= maps:from_list([{Node, [Near || {_, Near} <- lists:sort([W || {N, W} <- Ways, N =:= Node])]}
+                                        || {Node, _} <- Ways])
             end).
 
 names_of(Numbers) -> [name(I) || I <- Numbers].
