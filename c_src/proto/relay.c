@@ -64,7 +64,7 @@ bool pt_relay_deliverable(const uint8_t *p, size_t len)
     uint32_t arity;
     uint64_t op;
 
-    if (len <= sizeof head || memcmp(p, head, sizeof head))
+    if (len <= sizeof head || memcmp(p, head, sizeof head) != 0)
         return false;
     struct pt_etf e = {p + sizeof head, p + len};
     if (pt_etf_tuple(&e, &arity) || pt_etf_uint(&e, &op))

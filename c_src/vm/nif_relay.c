@@ -16,7 +16,7 @@ static struct pt_chan **get_hops(ErlNifEnv *env, ERL_NIF_TERM list, unsigned *co
     ERL_NIF_TERM head;
     if (!enif_get_list_length(env, list, count) || *count > UINT16_MAX)
         return NULL;
-    struct pt_chan **hops = pt_alloc((*count + 1) * sizeof *hops);
+    struct pt_chan **hops = pt_alloc((*count + 1) * sizeof(struct pt_chan *));
     for (unsigned i = 0; hops && enif_get_list_cell(env, list, &head, &list); i++) {
         if (!(hops[i] = pt_nif_get_chan(env, head))) {
             pt_free(hops);

@@ -29,6 +29,7 @@
 
 -record(st, {map = none :: none | partisan_route:t(),
              ways = #{} :: #{node() => [node()]},  % of the map, best first
+             asked = false :: boolean(),           % a channel was opened: we are to relay
              dirty = false :: boolean(),
              openers = #{} :: #{reference() => node()},
              refused = #{} :: #{node() => []},
@@ -155,7 +156,7 @@ handle_call(_Request, _From, St) ->
 handle_cast(changed, St) ->
     {noreply, dirty(St)};
 handle_cast({ways, none}, St) ->
-    {noreply, dirty(St#st{map = none, ways = #{}})};
+    {noreply, dirty(St#st{map = none, ways = #{}, asked = false})};
 handle_cast({ways, Map}, St) ->
     {noreply, dirty(St#st{map = Map, ways = #{}})};
 handle_cast(_Request, St) ->
@@ -169,7 +170,7 @@ handle_info({partisan_relay_dropped, Why, Name}, St) ->
     partisan_relay:log_dropped(Why, Name),
     {noreply, St};
 handle_info({partisan_channel_opened, _Node}, St) ->
-    {noreply, dirty(St)};
+    {noreply, dirty(St#st{asked = true})};
 handle_info({'DOWN', Ref, process, _, Result}, #st{openers = Openers} = St) ->
     case maps:take(Ref, Openers) of
         {Node, Rest} -> {noreply, opened(Node, Result, St#st{openers = Rest})};
@@ -209,8 +210,8 @@ rebuild(St0) ->
             Routes = partisan_overlay_shell:routes(),
             Open = maps:from_list([{N, H} || N <- Near, {ok, H} <- [handle(N)]]),
             St1 = settle(Near, Open, St0),
-            %% Others' channels with us say that we are to relay, before we know of a route.
-            St2 = case Routes =/= [] orelse St1#st.map =/= none orelse map_size(Open) > 0 of
+            %% In an overlay without routes, which is a full mesh, there is nothing to be opened.
+            St2 = case Routes =/= [] orelse St1#st.map =/= none orelse St1#st.asked of
                       true -> open(Near -- maps:keys(Open), St1);
                       false -> St1
                   end,
@@ -252,9 +253,10 @@ with_ways(St) ->
 set(Near, Routes, Open, #st{ways = Ways} = St) ->
     Names = maps:keys(Open),
     Index = maps:from_list(lists:zip(Names, lists:seq(0, length(Names) - 1))),
+    IsNear = maps:from_list([{Node, []} || Node <- Near]),
     Entries = [entry(Node, Node, maps:get(Node, Ways, []), Index) || Node <- Near]
         ++ [entry(Dest, Via, beside(Dest, Near, Ways), Index) || {Dest, Via} <- Routes,
-                                                                 not lists:member(Dest, Near)],
+                                                                 not is_map_key(Dest, IsNear)],
     table(iolist_to_binary(Entries), [map_get(N, Open) || N <- Names], ?ROUNDS, St).
 
 beside(default, Near, _Ways) -> Near;
@@ -281,7 +283,9 @@ table(Entries, Handles, Rounds, St) ->
     case table(Entries, Handles, Rounds =:= 0) of
         ok -> St;
         again -> table(Entries, Handles, Rounds - 1, take_all(St));
-        system_limit -> dirty(St)
+        system_limit ->
+            _ = erlang:send_after(100, self(), rebuild),
+            St#st{dirty = true}
     end.
 
 table(Entries, Handles, Force) ->
