@@ -14,7 +14,7 @@
 -behaviour(gen_server).
 
 -export([start_link/0, changed/0, ways/1, send/5, counters/0, info/0]).
--export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2, open/1]).
 
 -include_lib("kernel/include/logger.hrl").
 
@@ -306,15 +306,17 @@ open(Nodes, #st{openers = Openers, refused = Refused} = St) ->
     St#st{openers = maps:merge(Openers, maps:from_list(New))}.
 
 opener(Node) ->
-    {_, Ref} = spawn_monitor(fun() -> exit({opened, open(Node)}) end),
+    {_, Ref} = spawn_monitor(?MODULE, open, [Node]),
     Ref.
 
+%% Run by a process of its own, whose reason says what became of it.
+-spec open(node()) -> no_return().
 open(Node) ->
     Stale = case partisan_channel_srv:lookup(Node, ?CHANNEL) of
                 {_, Handle, _, _, _} when is_reference(Handle) -> Handle;
                 _ -> none
             end,
-    partisan_channel_srv:open(Node, ?CHANNEL, Stale, ?OPEN_MS).
+    exit({opened, partisan_channel_srv:open(Node, ?CHANNEL, Stale, ?OPEN_MS)}).
 
 opened(Node, {opened, ok}, St) ->
     no_more(Node, St);
