@@ -83,10 +83,10 @@ build/prop/%: test/prop/%_main.c build/asan/libpartisan.a
 		-o $@ $< build/asan/libpartisan.a $(LURING) $(LCORE)
 -include $(PROP_HELPERS:%=%.d)
 
-prop: sim-build $(PROP_HELPERS) ## properties; PROPER_N=1000 for more
+prop: sim-build $(PROP_HELPERS) ## properties; PROPER_N=1000 for more, PROP=prop_ring for a part
 	@mkdir -p build/prop/ebin
 	erlc $(ERLC_FLAGS) -pa ebin -pa build/sim -o build/prop/ebin $(PROP_SRC)
-	@PROPER_N=$${PROPER_N:-$(PROP_N)} test/run/prop build/prop/ebin
+	@PROPER_N=$${PROPER_N:-$(PROP_N)} PROP='$(PROP)' test/run/prop build/prop/ebin
 
 # --- overlays, simulated -----------------------------------------------------------------------------
 # test/sim: the overlay cores under a virtual clock, and the experiments of the papers.
