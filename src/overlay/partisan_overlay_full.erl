@@ -50,9 +50,10 @@
              dialing = #{} :: #{node() => []},       % in progress or waiting
              dial :: partisan_overlay_dial:t(),
              joining = #{} :: #{node() => partisan_overlay:spec()},
-             %% Asked for again while it was under way: the answer to come may be the one to the first,
-             %% from before the node took us out, and does not end the second.
-             again = #{} :: #{node() => []},
+             %% Joins asked for that are not answered yet. Each gets one `welcome` or `reset`, in their
+             %% order, as long as the link stands: a `joined` that comes while one is due is of an
+             %% earlier join, from before the node took us out, and does not end the last.
+             asked = #{} :: #{node() => pos_integer()},
              guests = #{} :: #{node() => []},        % welcomed, their items are to come
              closing = #{} :: #{node() => []},       % links that end with our leave
              round = [] :: [node()],                 % not yet met in this round of gossip
@@ -106,7 +107,7 @@ event({up, Name}, St) -> up(Name, St);
 event({down, Name, Reason}, St) -> down(Name, Reason, St);
 event({msg, From, {full, Incarnation, Mine, Body} = Msg}, St) ->
     case well_formed(Msg) of
-        true -> heard(From, Incarnation, Mine, Body, St);
+        true -> heard(From, Incarnation, Mine, Body, answered(From, Body, St));
         false -> fx({malformed, From}, St)
     end;
 event({msg, From, _}, St) -> fx({malformed, From}, St);
@@ -122,20 +123,25 @@ event({latency, _, _}, St) -> St.
 
 join(#{name := Name}, #st{name = Name} = St) ->
     St;
-join(#{name := Name} = Spec, #st{joining = Joining, again = Again, linked = Linked} = St0) ->
-    St = St0#st{joining = Joining#{Name => Spec},
-                again = case Joining of
-                            #{Name := _} -> Again#{Name => []};
-                            #{} -> Again
-                        end},
+join(#{name := Name} = Spec, #st{joining = Joining, linked = Linked} = St0) ->
+    St = St0#st{joining = Joining#{Name => Spec}},
     %% Also of a member: it may not know us.
     case is_map_key(Name, Linked) of
         true -> ask(Name, St);
         false -> dial(Name, fx({cancel, {dial, Name}}, forget_dial(Name, St)))
     end.
 
-ask(Name, #st{set = Set} = St) ->
-    say(Name, {join, partisan_membership_set:lookup(Name, Set)}, St).
+ask(Name, #st{set = Set, asked = Asked} = St) ->
+    say(Name, {join, partisan_membership_set:lookup(Name, Set)},
+        St#st{asked = maps:update_with(Name, fun(N) -> N + 1 end, 1, Asked)}).
+
+answered(Name, {What, _}, #st{asked = Asked} = St) when What =:= welcome; What =:= reset ->
+    St#st{asked = case Asked of
+                      #{Name := N} when N > 1 -> Asked#{Name := N - 1};
+                      #{} -> maps:remove(Name, Asked)
+                  end};
+answered(_, _, St) ->
+    St.
 
 up(Name, #st{linked = Linked, joining = Joining} = St0) ->
     Known = is_map_key(Name, Linked),
@@ -151,9 +157,10 @@ up(Name, #st{linked = Linked, joining = Joining} = St0) ->
         true -> say(Name, here, St1) % it may know us, if we started anew
     end.
 
-down(Name, Reason, #st{linked = Linked, closing = Closing, guests = Guests} = St0) ->
+down(Name, Reason, #st{linked = Linked, closing = Closing, guests = Guests, asked = Asked} = St0) ->
     Neighbour = is_map_key(Name, Linked) andalso is_member(Name, St0),
-    St1 = (fx({cancel, {part, Name}}, St0))#st{linked = maps:remove(Name, Linked), guests = maps:remove(Name, Guests)},
+    St1 = (fx({cancel, {part, Name}}, St0))#st{linked = maps:remove(Name, Linked), guests = maps:remove(Name, Guests),
+                                               asked = maps:remove(Name, Asked)},
     St2 = case Neighbour of
               true -> fx({notify, {neighbour_down, Name, Reason}}, St1);
               false -> St1
@@ -344,8 +351,8 @@ talk(From, {delta, Items, Wanted}, #st{guests = Guests} = St0) ->
                 false -> changed(Changes, some, From, St3)
             end
     end;
-talk(From, joined, #st{again = Again} = St) when is_map_key(From, Again) ->
-    ask(From, St#st{again = maps:remove(From, Again)});
+talk(From, joined, #st{asked = Asked} = St) when is_map_key(From, Asked) ->
+    St;
 talk(From, joined, #st{joining = Joining} = St) ->
     St#st{joining = maps:remove(From, Joining)};
 talk(_From, _Body, St) ->
@@ -411,15 +418,14 @@ alone(Incarnation, Joining, #st{self = Spec, name = Self, set = Set, dialing = D
     St5 = fx({members, [Spec]},
              St4#st{set = partisan_membership_set:new(Self, Left + 1, Spec), left = Left,
                     dialing = maps:with(Wanted, Dialing), joining = Joining,
-                    again = maps:with(maps:keys(Joining), St4#st.again), guests = #{},
-                    round = [], unknown_to = #{}, closing = maps:from_keys(Links, [])}),
+                    guests = #{}, round = [], unknown_to = #{}, closing = maps:from_keys(Links, [])}),
     case Links =:= [] andalso Joining =:= #{} of
         true -> fx({notify, left}, St5);
         false -> St5
     end.
 
-take_out(Name, #st{set = Set0, joining = Joining, again = Again} = St0) ->
-    St = St0#st{joining = maps:remove(Name, Joining), again = maps:remove(Name, Again)},
+take_out(Name, #st{set = Set0, joining = Joining} = St0) ->
+    St = St0#st{joining = maps:remove(Name, Joining)},
     case partisan_membership_set:is_member(Name, Set0) of
         true ->
             Set = partisan_membership_set:leave(Name, Set0),
@@ -512,9 +518,9 @@ gossip(#st{set = Set, now = Now, joining = Joining, linked = Linked,
            options = #{fanout := Fanout, tombstone_keep := Keep}} = St0) ->
     St1 = St0#st{set = partisan_membership_set:collect(Now, Keep, Set)},
     {Names, St2} = next(Fanout, St1),
-    %% A node that is connected and did not answer may have no overlay yet.
-    Asked = [Name || Name <- lists:sort(maps:keys(Joining)), is_map_key(Name, Linked)],
-    St3 = lists:foldl(fun ask/2, St2, Asked),
+    %% A node that is connected and did not answer may have no overlay yet, or one that started anew.
+    Again = [Name || Name <- lists:sort(maps:keys(Joining)), is_map_key(Name, Linked)],
+    St3 = lists:foldl(fun ask/2, St2#st{asked = #{}}, Again),
     gossip_timer(lists:foldl(fun digest/2, St3, Names)).
 
 %% Everybody once, in a random order, before anybody twice.
