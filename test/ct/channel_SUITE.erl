@@ -205,7 +205,11 @@ frames(A, B) ->
 %% Whatever is sent arrives as it was: edges of copying, pieces, frames and chunks.
 sizes(_) ->
     {A, B} = pair(#{}),
-    Sink = sink(B, fun(T) -> erlang:phash2(term_to_binary(T)) end),
+    %% From OTP 27 on a node writes itself into any fun that it encodes: what it gives is compared.
+    Digest = fun(T) when is_function(T, 0) -> {gives, T()};
+                (T) -> erlang:phash2(term_to_binary(T))
+             end,
+    Sink = sink(B, Digest),
     Node = pt_peer:node(B),
     Terms = fun() ->
                 [binary:copy(<<5>>, N) || N <- [0, 1, 63, 64, 65, 255, 256, 257, 4000, 4096, 4200,
@@ -218,7 +222,7 @@ sizes(_) ->
     Sent = on(A, fun() ->
                      Ts = Terms(),
                      [ok = partisan_channel:send(Node, wide, Sink, T) || T <- Ts],
-                     [erlang:phash2(term_to_binary(T)) || T <- Ts]
+                     [Digest(T) || T <- Ts]
                  end),
     ?assertEqual(Sent, wait_seen(B, Sink, length(Sent))),
     stop([A, B]).
