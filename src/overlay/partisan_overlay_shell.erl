@@ -319,16 +319,16 @@ effect({send, Node, Term}, #st{links = Links, core = Core} = St) ->
     case Links of
         #{Node := #link{state = closing}} ->
             St;
-        #{Node := #link{link = Link}} ->
+        #{Node := #link{link = Link} = Entry} ->
             case partisan_overlay_link:send(Link, {partisan_overlay, node(), Core, Term}) of
                 ok ->
                     St;
-                overrun ->
+                overrun -> % what follows, until the connection is gone, is not said one by one
                     ?LOG_WARNING("partisan: ~ts does not take what the overlay sends it: closing "
                                  "the connection", [Node]),
                     partisan_overlay_link:stop(Link),
                     _ = erlang:disconnect_node(Node),
-                    St
+                    St#st{links = Links#{Node := Entry#link{state = closing}}}
             end;
         #{} ->
             St
