@@ -17,6 +17,7 @@ start(_Type, _Args) ->
             partisan_transport:init(),
             %% Children may send when they start.
             persistent_term:put(?RUNNING, true),
+            partisan_send:settle(),
             case partisan_sup:start_link() of
                 {ok, Pid} -> {ok, Pid};
                 Error -> stop([]), Error
@@ -33,7 +34,7 @@ start(_Type, _Args) ->
 -spec stop(term()) -> ok.
 stop(_State) ->
     _ = persistent_term:erase(?RUNNING),
-    ok.
+    partisan_send:settle().
 
 -spec running() -> boolean().
 running() ->

@@ -140,7 +140,11 @@ set(Key, Value) ->
     end.
 
 put_term(Key, Value) ->
-    persistent_term:put(?KEY(Key), Value).
+    ok = persistent_term:put(?KEY(Key), Value),
+    case Key of
+        forward_options -> partisan_send:settle();
+        _ -> ok
+    end.
 
 %% The channels with all their options are kept too: they are looked at for every message.
 channels_changed() ->

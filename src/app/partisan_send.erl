@@ -7,7 +7,7 @@
 %% partisan_causality.
 -module(partisan_send).
 
--export([forward/2, forward/3, forward/4, cast/3, cast/4, carry/6, deliver/2, options/1]).
+-export([forward/2, forward/3, forward/4, cast/3, cast/4, carry/6, deliver/2, options/1, settle/0]).
 -export([forward_message/2, forward_message/3, forward_message/4, forward_message/5]).
 -export([cast_message/2, cast_message/3, cast_message/4, cast_message/5]).
 -export([old_forward_message/2, old_forward_message/3, old_forward_message/4,
@@ -22,6 +22,11 @@
 -type result() :: ok | {error, notalive | noproc | partisan_transport:reason()}.
 
 -define(RUNNING, {partisan, running}).
+-define(ROUTED, {partisan_overlay_shell, routed}).
+
+%% The one question a common message asks: may it go straight to its channel? `true` when the
+%% application runs, has no options of its own for every message, and the overlay has no routes.
+-define(STRAIGHT, ?MODULE).
 
 %% ------------------------------------------------------------------------------------------------
 %% Today's order of arguments
@@ -37,10 +42,34 @@ forward(Dest, Msg, Opts) ->
 
 %% To Dest on Node; a pid or a reference that names its node goes there whatever Node is.
 -spec forward(node(), server_ref(), term(), options()) -> result().
+forward(Node, Dest, Msg, #{channel := Channel} = Opts)
+  when is_atom(Channel), is_atom(Node), (is_pid(Dest) orelse is_atom(Dest)),
+       (map_size(Opts) =:= 1 orelse (map_size(Opts) =:= 2 andalso is_map_key(partition_key, Opts))) ->
+    case persistent_term:get(?STRAIGHT, false) andalso straight(Node, Channel, Dest, Msg, Opts) of
+        ok -> ok;
+        _ -> locate(Node, Dest, Msg, options(Opts)) % nothing was sent; who is to blame is said there
+    end;
 forward(Node, Dest, Msg, Opts) when is_atom(Node) ->
     locate(Node, Dest, Msg, options(Opts));
 forward(Node, Dest, Msg, Opts) ->
     error(badarg, [Node, Dest, Msg, Opts]).
+
+straight(_Node, _Channel, _Dest, _Msg, #{partition_key := undefined}) ->
+    false;
+straight(_Node, Channel, Pid, Msg, Opts) when is_pid(Pid) ->
+    partisan_channel:send(erlang:node(Pid), Channel, Pid, Msg, Opts);
+straight(Node, Channel, Name, Msg, Opts) ->
+    partisan_channel:send(Node, Channel, Name, Msg, Opts).
+
+%% After a change of what that depends on.
+-spec settle() -> ok.
+settle() ->
+    Base = persistent_term:get({partisan_config, forward_options}, #{}),
+    persistent_term:put(?STRAIGHT,
+                        persistent_term:get(?RUNNING, false)
+                            andalso partisan_transport:kind() =:= channels
+                            andalso (Base =:= #{} orelse Base =:= [])
+                            andalso not persistent_term:get(?ROUTED, false)).
 
 -spec cast(server_ref(), term(), options()) -> result().
 cast(Dest, Msg, Opts) ->

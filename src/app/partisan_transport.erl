@@ -36,6 +36,7 @@ look() ->
            end,
     persistent_term:put(?KIND, Kind),
     configure(partisan_config:channels()),
+    partisan_send:settle(),
     Kind.
 
 %% At the start of the application: says, once, that channels are without effect.

@@ -394,7 +394,7 @@ effect({notify, Notice}, St) ->
 effect({routes, Add, Remove}, St) ->
     _ = [ets:delete(?TABLE, {route, Node}) || Node <- Remove],
     true = ets:insert(?TABLE, [{{route, Node}, Via} || {Node, Via} <- Add]),
-    ok = persistent_term:put(?ROUTED, true),
+    persistent_term:get(?ROUTED, false) orelse routed(),
     partisan_relay_lanes:changed(),
     St;
 effect({ways, Map}, St) ->
@@ -415,6 +415,10 @@ effect({malformed, Node}, #st{malformed = Last} = St) ->
 effect({log, Level, Format, Args}, St) ->
     ?LOG(Level, Format, Args),
     St.
+
+routed() ->
+    ok = persistent_term:put(?ROUTED, true),
+    partisan_send:settle().
 
 stop_timer(Name, Timers) ->
     case Timers of
