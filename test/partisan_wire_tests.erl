@@ -81,6 +81,20 @@ attach_vectors_test() ->
     ?assertEqual(vector("attach.answer"), packet(<<"P", (mac("connector", NonceC, NonceA))/binary>>)),
     ?assertEqual(vector("attach.end"), packet(<<"P", 0>>)).
 
+channel_attach_vectors_test() ->
+    ok = partisan_nif:load(filename:absname("priv/partisan_drv")),
+    {NonceC, NonceA} = {counting(16#20, 16), counting(16#30, 16)},
+    ?assertEqual(vector("attach.channel_request"),
+                 packet(<<"Ptsc", 1, (vector("key.session_id"))/binary, 3, NonceC/binary, 5, "vnode">>)),
+    ?assertEqual(vector("attach.channel_proof"),
+                 packet(<<"P", NonceA/binary, (channel_mac("acceptor", NonceC, NonceA))/binary>>)),
+    ?assertEqual(vector("attach.channel_answer"),
+                 packet(<<"P", (channel_mac("connector", NonceC, NonceA))/binary>>)).
+
+channel_mac(Who, NonceC, NonceA) ->
+    partisan_nif:hmac(vector("key.lane"), ["partisan channel ", Who, vector("key.session_id"), 3, NonceC,
+                                           NonceA, "vnode"]).
+
 question_vectors_test() ->
     ?assertEqual(vector("who.question"), packet(partisan_dist_who:question())),
     ?assertEqual(vector("who.answer"), packet(partisan_dist_who:answer('b@127.0.0.1'))),
@@ -88,14 +102,16 @@ question_vectors_test() ->
     ?assertNot(partisan_dist_attach:is_attach(partisan_dist_who:question())).
 
 %% The connector of the code with an acceptor of the document.
-attach_test() ->
-    ok = partisan_nif:load(filename:absname("priv/partisan_drv")),
-    ok = partisan_dist_attach:open(self(), ?LANE,
-                                   #{driver => ?MODULE, target => {{127, 0, 0, 1}, 1},
-                                     session_id => vector("key.session_id"),
-                                     lane_key => vector("key.lane")}),
-    receive {opened, ?LANE, _} -> ok after 0 -> error(not_opened) end,
-    ?assertEqual([], erase(?MODULE)).
+attach_test_() ->
+    [fun() ->
+             ok = partisan_nif:load(filename:absname("priv/partisan_drv")),
+             ok = partisan_dist_attach:open(self(), Lane,
+                                            #{driver => ?MODULE, target => {{127, 0, 0, 1}, 1},
+                                              session_id => vector("key.session_id"),
+                                              lane_key => vector("key.lane")}),
+             receive {opened, Lane, _} -> ok after 0 -> error(not_opened) end,
+             ?assertEqual([], erase(?MODULE))
+     end || Lane <- [?LANE, {<<"vnode">>, 3}]].
 
 %% What the acceptor has to say lies in the process dictionary, with its lengths.
 connect(_Ip, _Port, _Options, _Timeout) ->
@@ -108,10 +124,17 @@ send(socket, Data) ->
             ?assertEqual(vector("key.session_id"), Id),
             NonceA = counting(1, 16),
             put(nonces, {NonceC, NonceA}),
+            put(mac, fun mac/3),
             say(<<"P", NonceA/binary, (mac("acceptor", NonceC, NonceA))/binary>>);
+        <<44:16, "Ptsc", 1, Id:16/binary, 3, NonceC:16/binary, 5, "vnode">> ->
+            ?assertEqual(vector("key.session_id"), Id),
+            NonceA = counting(1, 16),
+            put(nonces, {NonceC, NonceA}),
+            put(mac, fun channel_mac/3),
+            say(<<"P", NonceA/binary, (channel_mac("acceptor", NonceC, NonceA))/binary>>);
         <<33:16, "P", Mac:32/binary>> ->
             {NonceC, NonceA} = erase(nonces),
-            ?assertEqual(mac("connector", NonceC, NonceA), Mac),
+            ?assertEqual((get(mac))("connector", NonceC, NonceA), Mac),
             say(<<"P", 0>>)
     end.
 
