@@ -21,6 +21,7 @@ $(eval $(call variant,nouring,$(SAN_CC),$(SAN_ADDRESS),))
 # test/c/test_NAME.c is a program; other files in test/c are helpers linked into each of them.
 UNITS := $(sort $(patsubst test/c/%.c,%,$(wildcard test/c/test_*.c)))
 UNIT_HELPERS := $(filter-out test/c/test_%,$(wildcard test/c/*.c))
+UNIT_VM := $(filter-out c_src/vm/nif%,$(GLUE))
 # Those that meet threads run a second time, under ThreadSanitizer.
 UNITS_THREADS := $(sort $(patsubst test/c/%.c,%,$(shell grep -lE 'pthread|"io/' test/c/test_*.c 2>/dev/null)))
 
@@ -31,6 +32,12 @@ build/unit/$(1)/%: test/c/%.c $(UNIT_HELPERS) build/$(1)/libpartisan.a
 	$$(call say,TEST)$(SAN_CC) $(CBASE) -Wno-conversion -Wno-missing-prototypes -Wno-shadow -Werror $(2) -Itest/c -MMD -MP -MF $$@.d \
 		$$(shell pkg-config --cflags check) -o $$@ $$< $(UNIT_HELPERS) build/$(1)/libpartisan.a \
 		$(3) $(LCORE) $$(shell pkg-config --libs check)
+# test_vm_NAME: with the driver's callbacks, and test/c/vm for the VM around them.
+build/unit/$(1)/test_vm_%: test/c/test_vm_%.c $(UNIT_HELPERS) test/c/vm/fake_vm.c $(UNIT_VM:c_src/%.c=build/$(1)/%.o) build/$(1)/libpartisan.a
+	@mkdir -p $$(@D)
+	$$(call say,TEST)$(SAN_CC) $(CBASE) -Wno-conversion -Wno-missing-prototypes -Wno-shadow -Werror $(2) -Itest/c -MMD -MP -MF $$@.d \
+		$$(shell pkg-config --cflags check) -o $$@ $$< $(UNIT_HELPERS) test/c/vm/fake_vm.c \
+		$(UNIT_VM:c_src/%.c=build/$(1)/%.o) build/$(1)/libpartisan.a $(3) $(LCORE) $$(shell pkg-config --libs check)
 -include $(UNITS:%=build/unit/$(1)/%.d)
 endef
 $(eval $(call unit,asan,$(SAN_ADDRESS) $(CURING),$(LURING)))

@@ -1,0 +1,362 @@
+/* Sending on a channel from several threads, as schedulers do it in a NIF, with the driver's own ports,
+ * loop thread and sockets around it: what arrives, in which order, who waits and who is told. */
+#include "support.h"
+#include "vm/fake_vm.h"
+
+#include "vm/chan.h"
+#include "vm/peer.h"
+
+#include <arpa/inet.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    THREADS = 4,
+    MESSAGES = 2000, /* of each */
+    LANES = 2,
+    MAX_QUEUE = 64 * 1024,
+    LARGE = 40000,
+    TRAILER = 8,
+    DEADLINE_S = 60,
+    INIT = 1,
+    LANE,
+    START,
+    STAT = 5,
+    CHANNEL = 9,
+    CHANNEL_LANE,
+    CHANNEL_STATE,
+};
+
+struct ends {
+    struct fv_port *port[2];
+    int fd[1 + LANES][2]; /* of the session's lane, and the channel's */
+    struct pt_chan *chan; /* of port 0, our reference */
+};
+
+struct sender {
+    pthread_t thread;
+    struct ends *ends;
+    unsigned no;
+    unsigned messages; /* 0: until the channel is closed */
+    unsigned sent, waits, cancels;
+    bool closed;
+};
+
+/* ---- who was told ---- */
+
+static pthread_mutex_t told_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t told_changed = PTHREAD_COND_INITIALIZER;
+static unsigned told[THREADS];
+
+static void on_send(ERL_NIF_TERM pid, ERL_NIF_TERM message)
+{
+    (void)message;
+    pthread_mutex_lock(&told_lock);
+    told[pid]++;
+    pthread_cond_broadcast(&told_changed);
+    pthread_mutex_unlock(&told_lock);
+}
+
+static unsigned told_so_far(unsigned no)
+{
+    pthread_mutex_lock(&told_lock);
+    unsigned n = told[no];
+    pthread_mutex_unlock(&told_lock);
+    return n;
+}
+
+static void wait_until_told(unsigned no, unsigned before)
+{
+    struct timespec limit;
+    clock_gettime(CLOCK_REALTIME, &limit);
+    limit.tv_sec += DEADLINE_S;
+    int rc = 0;
+    pthread_mutex_lock(&told_lock);
+    while (told[no] == before && !rc)
+        rc = pthread_cond_timedwait(&told_changed, &told_lock, &limit);
+    pthread_mutex_unlock(&told_lock);
+    sup_must(!rc);
+}
+
+/* ---- messages: {22, From, To}, a binary that ends with who sent it and its number ---- */
+
+static const char node_a[] = "sender@127.0.0.1", node_b[] = "receiver@127.0.0.1";
+
+static size_t put_pid(uint8_t *p, const char *node)
+{
+    static const uint8_t tail[12] = {0, 0, 0, 85, 0, 0, 0, 0, 1, 2, 3, 4};
+    size_t n = strlen(node);
+    p[0] = 88;
+    p[1] = 119;
+    p[2] = (uint8_t)n;
+    memcpy(p + 3, node, n);
+    memcpy(p + 3 + n, tail, sizeof tail);
+    return 3 + n + sizeof tail;
+}
+
+static size_t packet(uint8_t *p, unsigned no, unsigned number, size_t bytes)
+{
+    static const uint8_t start[] = {131, 68, 0, 104, 3, 97, 22};
+    size_t n = sizeof start;
+    memcpy(p, start, n);
+    n += put_pid(p + n, node_a);
+    n += put_pid(p + n, node_b);
+    p[n++] = 109;
+    pt_put32(p + n, (uint32_t)(bytes + TRAILER));
+    n += 4;
+    memset(p + n, (int)(number + no), bytes);
+    n += bytes;
+    pt_put32(p + n, no);
+    pt_put32(p + n + 4, number);
+    return n + TRAILER;
+}
+
+static struct pt_msg *message(unsigned no, unsigned number)
+{
+    uint8_t bytes[LARGE + 256];
+    size_t size = packet(bytes, no, number, number % 50 == 0 ? LARGE : number * 37 % 3000);
+    struct pt_chan_owner *owner = NULL;
+    struct iovec iov = {bytes, size};
+    void *owners[1] = {NULL};
+    if (size > 4096) { /* kept by reference, as the NIF does */
+        owner = pt_zalloc(sizeof *owner);
+        atomic_init(&owner->refs, 1);
+        owner->iov = fv_iovec(bytes, size);
+        iov = (struct iovec){owner->iov->iov[0].iov_base, size};
+        owners[0] = owner;
+    }
+    struct pt_source src = {.iov = &iov, .owners = owners, .count = 1};
+    struct pt_msg *m = pt_msg_new(&src, &pt_chan_owner_ops);
+    if (owner)
+        pt_chan_owner_ops.unref(owner);
+    m->kind = PT_ORDER_SENDER;
+    m->key = no + 1;
+    return m;
+}
+
+/* What arrived: in the receiving port's thread. */
+struct seen {
+    unsigned next[THREADS];
+    atomic_uint total;
+    atomic_bool wrong;
+};
+
+static void deliver(void *ctx, const uint8_t *p, size_t len)
+{
+    struct seen *s = ctx;
+    const uint8_t *t = p + len - TRAILER;
+    unsigned no = len > TRAILER ? pt_get32(t) : THREADS;
+    bool good = no < THREADS && pt_get32(t + 4) == s->next[no] && p[0] == 131 && p[1] == 68;
+    if (good)
+        s->next[no]++;
+    for (const uint8_t *q = t - 1; good && q > t - 100 && q > p + 160; q--)
+        good = *q == (uint8_t)(s->next[no] - 1 + no);
+    if (!good)
+        atomic_store(&s->wrong, true);
+    atomic_fetch_add(&s->total, 1);
+}
+
+static void nothing(void *ctx, const uint8_t *p, size_t len)
+{
+    (void)p, (void)len;
+    atomic_store((atomic_bool *)ctx, true);
+}
+
+/* ---- two ports and their lanes ---- */
+
+static void must(struct fv_port *p, unsigned verb, const void *data, size_t len)
+{
+    char words[256];
+    ck_assert_msg(fv_control(p, verb, data, len, words), "verb %u: %s", verb, words);
+}
+
+static void connect_lane(int fd[2])
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(bind(l, (struct sockaddr *)&a, len), 0);
+    ck_assert_int_eq(listen(l, 1), 0);
+    ck_assert_int_eq(getsockname(l, (struct sockaddr *)&a, &len), 0);
+    fd[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(connect(fd[0], (struct sockaddr *)&a, len), 0);
+    fd[1] = accept(l, NULL, NULL);
+    ck_assert_int_ge(fd[1], 0);
+    close(l);
+}
+
+static void init_port(struct fv_port *p, unsigned end)
+{
+    uint8_t b[101 + 3] = {1, 1, 1};
+    b[3] = (uint8_t)(end + 1); /* session ids differ: both ends live in one node here */
+    memset(b + 19, end ? 'b' : 'a', 32);
+    memset(b + 51, end ? 'a' : 'b', 32);
+    pt_put64(b + 83, 1 << 20);
+    pt_put64(b + 91, 1 << 26);
+    b[100] = 3;
+    memcpy(b + 101, "n@h", 3);
+    must(p, INIT, b, sizeof b);
+}
+
+static void open_ends(struct ends *e, struct seen *seen, atomic_bool *stray)
+{
+    struct pt_node_opts opts = {
+        .backend = PT_BACKEND_POLL, .flush_timeout_ms = 1000, .congestion = ""};
+    memset(e, 0, sizeof *e);
+    fv_on_send = on_send;
+    e->port[0] = fv_open(nothing, stray);
+    e->port[1] = fv_open(deliver, seen);
+    ck_assert_int_eq(pt_node_start(&opts), 0);
+    for (unsigned i = 0; i <= LANES; i++)
+        connect_lane(e->fd[i]);
+    for (unsigned end = 0; end < 2; end++) {
+        struct fv_port *p = e->port[end];
+        uint8_t lane[5] = {0}, channel[15] = {0}, channel_lane[9] = {0};
+        init_port(p, end);
+        pt_put32(lane + 1, (uint32_t)e->fd[0][end]);
+        must(p, LANE, lane, sizeof lane);
+        must(p, START, "", 0);
+        pt_put32(channel, 1);
+        channel[4] = LANES;
+        pt_put64(channel + 6, MAX_QUEUE);
+        channel[14] = 'c';
+        must(p, CHANNEL, channel, sizeof channel);
+        for (unsigned i = 0; i < LANES; i++) {
+            pt_put32(channel_lane, 1);
+            channel_lane[4] = (uint8_t)i;
+            pt_put32(channel_lane + 5, (uint32_t)e->fd[1 + i][end]);
+            must(p, CHANNEL_LANE, channel_lane, sizeof channel_lane);
+        }
+    }
+    fv_lock(e->port[0]);
+    e->chan = pt_chan_ref(pt_chan_find((struct pt_peer *)fv_data(e->port[0]), 1));
+    fv_unlock(e->port[0]);
+}
+
+static void close_end(struct ends *e, unsigned end)
+{
+    fv_close(e->port[end]);
+    for (unsigned i = 0; i <= LANES; i++)
+        close(e->fd[i][end]);
+}
+
+/* ---- senders ---- */
+
+static void *send_all(void *arg)
+{
+    struct sender *s = arg;
+    for (unsigned i = 0; !s->closed && (!s->messages || i < s->messages);) {
+        struct pt_chan_wait wait = {.kind = PT_CHAN_WAIT, .pid = {s->no}, .message = s->no};
+        struct pt_msg *m = message(s->no, i);
+        unsigned before = told_so_far(s->no);
+        uint64_t id = 0;
+        int rc = pt_chan_send(s->ends->chan, m, s->no * 7 + i, NULL, 0, &wait, &id);
+        if (rc == PT_CHAN_SENT) {
+            i++;
+            continue;
+        }
+        pt_msg_free(m, &pt_chan_owner_ops);
+        s->closed = rc == PT_CHAN_CLOSED;
+        sup_must(s->closed || rc == PT_CHAN_BUSY);
+        if (s->closed)
+            break;
+        if (i % 5 == 0) { /* its time is over */
+            pt_chan_cancel(s->ends->chan, id);
+            s->cancels++;
+            sched_yield();
+        } else {
+            wait_until_told(s->no, before);
+            s->waits++;
+        }
+    }
+    return NULL;
+}
+
+static void start_senders(struct sender *s, struct ends *e, unsigned messages)
+{
+    for (unsigned i = 0; i < THREADS; i++) {
+        s[i] = (struct sender){.ends = e, .no = i, .messages = messages};
+        ck_assert_int_eq(pthread_create(&s[i].thread, NULL, send_all, &s[i]), 0);
+    }
+}
+
+/* What others do to the port meanwhile. */
+static void look(struct ends *e)
+{
+    static const uint8_t one[4] = {0, 0, 0, 1};
+    for (unsigned end = 0; end < 2; end++) {
+        must(e->port[end], STAT, "", 0);
+        must(e->port[end], CHANNEL_STATE, one, sizeof one);
+    }
+    usleep(1000);
+}
+
+static void until_seen(struct ends *e, struct seen *seen, unsigned count)
+{
+    uint64_t limit = pt_now_ns() + DEADLINE_S * 1000000000ull;
+    while (atomic_load(&seen->total) < count) {
+        ck_assert_msg(pt_now_ns() < limit, "%u of %u came", atomic_load(&seen->total), count);
+        ck_assert(!fv_failed(e->port[0]) && !fv_failed(e->port[1]));
+        look(e);
+    }
+}
+
+START_TEST(all_arrive_in_order)
+{
+    static struct seen seen;
+    static atomic_bool stray;
+    struct ends e;
+    struct sender s[THREADS];
+    unsigned waits = 0, cancels = 0;
+    open_ends(&e, &seen, &stray);
+    start_senders(s, &e, MESSAGES);
+    until_seen(&e, &seen, THREADS * MESSAGES);
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(s[i].thread, NULL);
+        ck_assert(!s[i].closed);
+        ck_assert_uint_eq(seen.next[i], MESSAGES);
+        waits += s[i].waits;
+        cancels += s[i].cancels;
+    }
+    ck_assert(!atomic_load(&seen.wrong) && !atomic_load(&stray));
+    ck_assert_uint_gt(waits + cancels, 0); /* it was full at times */
+    close_end(&e, 0);
+    close_end(&e, 1);
+    struct pt_chan_wait wait = {.kind = PT_CHAN_NO_WAIT};
+    uint64_t id;
+    struct pt_msg *m = message(0, 1);
+    ck_assert_int_eq(pt_chan_send(e.chan, m, 0, NULL, 0, &wait, &id), PT_CHAN_CLOSED);
+    pt_msg_free(m, &pt_chan_owner_ops);
+    pt_chan_unref(e.chan);
+}
+END_TEST
+
+/* The port closes under senders that send and wait: all of them hear of it. */
+START_TEST(closed_under_load)
+{
+    static struct seen seen;
+    static atomic_bool stray;
+    struct ends e;
+    struct sender s[THREADS];
+    open_ends(&e, &seen, &stray);
+    start_senders(s, &e, 0);
+    until_seen(&e, &seen, 500);
+    close_end(&e, 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(s[i].thread, NULL);
+        ck_assert(s[i].closed);
+    }
+    ck_assert(!atomic_load(&seen.wrong));
+    close_end(&e, 1);
+    pt_chan_unref(e.chan);
+}
+END_TEST
+
+int main(void)
+{
+    const TTest *const tests[] = {all_arrive_in_order, closed_under_load};
+    return SUP_MAIN("vm_chan", tests);
+}
