@@ -230,6 +230,38 @@ static void mac(const uint8_t *key, const void *text, size_t n, uint8_t *out)
     ck_assert_int_eq(pt_auth_hmac(key, PT_AUTH_MAC_SIZE, text, n, out), 0);
 }
 
+static struct vector *vector_of(const char *prefix, const char *name)
+{
+    char full[NAME];
+    snprintf(full, sizeof full, "%s%s", prefix, name);
+    return vector(full);
+}
+
+/* Request, proof and answer of a lane; behind the nonce of a channel's request come its name and the
+ * name's length. */
+static void attach(const uint8_t *key, const uint8_t *id, const char *prefix, const char *kind)
+{
+    enum { ID = 7, FIXED = ID + 16 + 1 + 16 };
+    struct vector *request = vector_of(prefix, "request"), *proof = vector_of(prefix, "proof");
+    struct vector *answer = vector_of(prefix, "answer");
+    size_t name = request->len > FIXED ? request->at[FIXED] : 0;
+
+    ck_assert_uint_eq(request->len, FIXED + (name ? 1 + name : 0));
+    ck_assert_mem_eq(request->at + ID, id, 16);
+    for (unsigned side = 0; side < 2; side++) {
+        uint8_t text[160], out[32];
+        char who[40];
+        size_t len = 0;
+        snprintf(who, sizeof who, "partisan %s %s", kind, side ? "connector" : "acceptor");
+        append(text, &len, who, strlen(who));
+        append(text, &len, request->at + ID, 16 + 1 + 16); /* session id, lane, nonce */
+        append(text, &len, proof->at + 3, 16);
+        append(text, &len, request->at + FIXED + 1, name);
+        mac(key, text, len, out);
+        ck_assert_mem_eq(out, side ? answer->at + 3 : proof->at + 19, sizeof out);
+    }
+}
+
 START_TEST(keys_and_attach)
 {
     static const char *const packets[] = {"hello.send_name", "hello.status", "hello.challenge",
@@ -256,20 +288,9 @@ START_TEST(keys_and_attach)
     same("key.lane", key, sizeof key);
     all_used("key.");
 
-    struct vector *request = vector("attach.request"), *proof = vector("attach.proof");
-    struct vector *answer = vector("attach.answer"), *end = vector("attach.end");
-    ck_assert_uint_eq(request->len, 2 + 1 + 3 + 1 + 16 + 1 + 16);
-    ck_assert_mem_eq(request->at + 7, id, sizeof id);
-    for (unsigned side = 0; side < 2; side++) {
-        uint8_t text[128];
-        const char *who = side ? "partisan lane connector" : "partisan lane acceptor";
-        len = 0;
-        append(text, &len, who, strlen(who));
-        append(text, &len, request->at + 7, 16 + 1 + 16); /* session id, lane, nonce */
-        append(text, &len, proof->at + 3, 16);
-        mac(key, text, len, out);
-        ck_assert_mem_eq(out, side ? answer->at + 3 : proof->at + 19, sizeof out);
-    }
+    struct vector *end = vector("attach.end");
+    attach(key, id, "attach.", "lane");
+    attach(key, id, "attach.channel_", "channel");
     ck_assert_uint_eq(end->len, 4);
     all_used("attach.");
 }
