@@ -12,14 +12,14 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, groups/0, suite/0, init_per_suite/1, end_per_suite/1]).
--export([mesh/1, hyparview/1, xbot/1]).
+-export([mesh/1, hyparview/1, hyparview_alone/1, xbot/1]).
 
 suite() -> [{timetrap, {minutes, case default_times() of true -> 20; false -> 6 end}}].
 
 %% Most of the time is waited for ticks, so all are tried at once.
 all() -> [{group, together}].
 
-groups() -> [{together, [parallel], [mesh, hyparview, xbot]}].
+groups() -> [{together, [parallel], [mesh, hyparview, hyparview_alone, xbot]}].
 
 -define(wait(Condition), ?assert(pt_peer:wait(fun() -> Condition end, patience(), 50))).
 
@@ -55,7 +55,9 @@ end_per_suite(_Config) -> ok.
 
 mesh(_Config) -> run(mesh, [fun halves/1, fun one_alone/1]).
 
-hyparview(_Config) -> run(hyparview, [fun halves/1, fun one_alone/1, fun relays/1]).
+hyparview(_Config) -> run(hyparview, [fun halves/1, fun relays/1]).
+
+hyparview_alone(_Config) -> run(hyparview, [fun one_alone/1]).
 
 %% One network and one cluster for all that is done to an overlay.
 run(Overlay, Steps) ->
