@@ -52,6 +52,7 @@ static int fill(struct pt_atom_table *t, unsigned slot, struct pt_atom *a)
     pt_atom_hold(a);
     pt_atom_drop(*place);
     *place = a;
+    t->changes++;
     return 0;
 }
 
@@ -230,4 +231,37 @@ size_t pt_atoms_write(uint8_t *out, const struct pt_atom_ref *ref, unsigned coun
     if (long_atoms)
         flags[count / 2] |= (uint8_t)(LONG << (count % 2 ? 4 : 0));
     return (size_t)(p - out);
+}
+
+/* ---- remembering ---- */
+
+bool pt_atoms_recall(const struct pt_atom_memo *memo, const struct pt_atom_table *from,
+                     const struct pt_atom_table *to, const uint8_t *p, size_t avail)
+{
+    return memo->in_len && memo->from_changes == from->changes && memo->to_changes == to->changes &&
+           avail >= memo->in_len && !memcmp(memo->in, p, memo->in_len);
+}
+
+static bool any_new(const uint8_t *section)
+{
+    for (unsigned i = 0; i < section[0]; i++)
+        if (nibble(section + 1, i) & NEW)
+            return true;
+    return false;
+}
+
+void pt_atoms_remember(struct pt_atom_memo *memo, const struct pt_atom_table *from,
+                       const struct pt_atom_table *to, const uint8_t *in, size_t in_len,
+                       const uint8_t *out, size_t out_len, size_t size)
+{
+    if (in_len > PT_ATOM_MEMO || out_len > PT_ATOM_MEMO || size > UINT16_MAX || any_new(in) ||
+        any_new(out))
+        return;
+    memcpy(memo->in, in, in_len);
+    memcpy(memo->out, out, out_len);
+    memo->in_len = (uint8_t)in_len;
+    memo->out_len = (uint8_t)out_len;
+    memo->size = (uint16_t)size;
+    memo->from_changes = from->changes;
+    memo->to_changes = to->changes;
 }

@@ -29,6 +29,7 @@ enum {
     /* Sections up to this size (all references NEW) are written relative to a lane; larger ones
      * travel whole inside the message. */
     PT_ATOM_SECTION_MAX = 512,
+    PT_ATOM_MEMO = 16, /* longest section that is remembered: nine references */
 };
 
 struct pt_atom {
@@ -40,6 +41,7 @@ struct pt_atom {
 /* What each slot holds; segments are allocated when first used. */
 struct pt_atom_table {
     struct pt_atom **segment[PT_ATOM_SLOTS / PT_ATOM_SEGMENT];
+    uint64_t changes; /* of slots */
 };
 
 struct pt_atom_ref {
@@ -50,6 +52,16 @@ struct pt_atom_ref {
 struct pt_atom_refs {
     unsigned count;
     struct pt_atom_ref ref[PT_ATOM_REFS];
+};
+
+/* The section translated last from one table to another. Messages of one kind have the same section,
+ * and as long as no slot of either table changed it translates to the same bytes. Zero-initialise; one
+ * for each pair of tables. */
+struct pt_atom_memo {
+    uint8_t in[PT_ATOM_MEMO], out[PT_ATOM_MEMO];
+    uint8_t in_len, out_len; /* 0: nothing is remembered */
+    uint16_t size;           /* pt_atoms_size() of what it refers to */
+    uint64_t from_changes, to_changes;
 };
 
 void pt_atom_table_free(struct pt_atom_table *t);
@@ -71,5 +83,14 @@ size_t pt_atoms_size(const struct pt_atom_ref *ref, unsigned count);
  * references NEW. Without memory t does not learn a new atom, and says it again the next time. */
 size_t pt_atoms_write(uint8_t *out, const struct pt_atom_ref *ref, unsigned count,
                       struct pt_atom_table *t);
+
+/* Is the section at p, avail bytes of it, the one remembered? */
+bool pt_atoms_recall(const struct pt_atom_memo *memo, const struct pt_atom_table *from,
+                     const struct pt_atom_table *to, const uint8_t *p, size_t avail);
+/* The section `in`, just read with `from`, was written as `out` relative to `to`. Remembered unless it is
+ * long, or either has a NEW reference. */
+void pt_atoms_remember(struct pt_atom_memo *memo, const struct pt_atom_table *from,
+                       const struct pt_atom_table *to, const uint8_t *in, size_t in_len,
+                       const uint8_t *out, size_t out_len, size_t size);
 
 #endif

@@ -32,7 +32,7 @@ struct reader {
     int err;
 };
 
-static uint64_t get_uint(struct reader *r)
+static uint64_t get_long_uint(struct reader *r)
 {
     uint64_t v = 0;
     for (unsigned shift = 0;; shift += 7) {
@@ -51,6 +51,14 @@ static uint64_t get_uint(struct reader *r)
         if (!(b & 0x80))
             return v;
     }
+}
+
+/* Of a small message each is a single byte. */
+static inline uint64_t get_uint(struct reader *r)
+{
+    if (PT_LIKELY(r->p < r->end && *r->p < 0x80))
+        return *r->p++;
+    return get_long_uint(r);
 }
 
 static uint8_t *put_order(uint8_t *p, const struct pt_frame *f, struct pt_frame_ctx *ctx)

@@ -232,8 +232,34 @@ static void *assemble(struct pt_rx *r, const uint8_t *section, size_t n, const s
     return bin;
 }
 
-int pt_rx_bare(struct pt_rx *r, const struct pt_frame *f, const struct pt_atom_refs *refs,
-               const struct pt_bare *b)
+/* Its turn has come, and there is room for the header. */
+static int deliver_in_place(struct pt_rx *r, const struct pt_frame *f, const uint8_t *section,
+                            size_t n, const struct pt_bare *b)
+{
+    uint8_t *p = b->bytes - n - 2;
+    memcpy(p + 2, section, n);
+    p[0] = 131;
+    p[1] = 68;
+    return deliver_one(r, f->number, b->bin, p, 2 + n + b->len);
+}
+
+int pt_rx_known(struct pt_rx *r, const struct pt_rx_lane *l, const struct pt_frame *f,
+                const struct pt_bare *b)
+{
+    size_t n = l->memo.out_len;
+    int rc = pt_order_check(&r->order, f->number, f->after, f->flags & PT_FRAME_FENCE);
+    if (rc <= 0)
+        return rc;
+    if (2 + n > b->room)
+        return 0;
+    rc = deliver_in_place(r, f, l->memo.out, n, b);
+    if (!rc)
+        rc = deliver_held(r);
+    return rc ? rc : 1;
+}
+
+int pt_rx_bare(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f,
+               const struct pt_atom_refs *refs, const struct pt_bare *b)
 {
     uint8_t section[PT_FRAME_SECTION_MAX];
     int rc = pt_order_check(&r->order, f->number, f->after, f->flags & PT_FRAME_FENCE);
@@ -244,12 +270,11 @@ int pt_rx_bare(struct pt_rx *r, const struct pt_frame *f, const struct pt_atom_r
     bool now = rc > 0;
     size_t n = pt_atoms_write(section, refs->ref, refs->count, now ? &r->atoms : NULL);
     size_t head = 2 + n;
+    if (now)
+        pt_atoms_remember(&l->memo, &l->atoms, &r->atoms, b->section, b->section_len, section, n,
+                          head);
     if (now && head <= b->room) {
-        uint8_t *p = b->bytes - head;
-        p[0] = 131;
-        p[1] = 68;
-        memcpy(p + 2, section, n);
-        rc = deliver_one(r, f->number, b->bin, p, head + b->len);
+        rc = deliver_in_place(r, f, section, n, b);
     } else {
         void *bin = assemble(r, section, n, b);
         if (!bin)

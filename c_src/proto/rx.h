@@ -45,6 +45,7 @@ enum pt_body { PT_BODY_NONE, PT_BODY_MSG, PT_BODY_CHUNK, PT_BODY_SKIP };
 struct pt_rx_lane {
     struct pt_frame_ctx ctx;
     struct pt_atom_table atoms; /* what came on this lane */
+    struct pt_atom_memo memo;   /* from this table to the session's */
     void *buf;                  /* NULL until used */
     size_t cap, start, end;     /* unparsed bytes are buf[start, end) */
     unsigned small_reads;

@@ -14,10 +14,15 @@ struct pt_bare {
     void *bin; /* the bytes lie in it and may be delivered there; NULL: copy them */
     uint8_t *bytes;
     size_t len;
-    size_t room; /* bytes before them that may be overwritten */
+    size_t room;            /* bytes before them that may be overwritten */
+    const uint8_t *section; /* as it came, the end of that room */
+    size_t section_len;
 };
-int pt_rx_bare(struct pt_rx *r, const struct pt_frame *f, const struct pt_atom_refs *refs,
-               const struct pt_bare *b);
+int pt_rx_bare(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f,
+               const struct pt_atom_refs *refs, const struct pt_bare *b);
+/* Its section is the one the lane remembers. 1: done; 0: not delivered now, or no room: the long way. */
+int pt_rx_known(struct pt_rx *r, const struct pt_rx_lane *l, const struct pt_frame *f,
+                const struct pt_bare *b);
 /* Finds or makes the transfer of a chunk and claims its bytes. */
 int pt_rx_transfer(struct pt_rx *r, const struct pt_frame *f, struct pt_transfer **out);
 /* The claimed chunk arrived whole; t may be gone afterwards. */

@@ -83,23 +83,42 @@ int pt_rx_space(struct pt_rx *r, struct pt_rx_lane *l, struct iovec iov[2])
 
 /* ---- what was read ---- */
 
-/* A whole MSG payload of f->length bytes at p, `room` bytes before it may be overwritten. */
-static int msg_arrived(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f, void *bin,
-                       uint8_t *p, size_t room)
+static struct pt_bare bare(void *bin, uint8_t *p, size_t len, size_t section, size_t room)
 {
-    if (!(f->flags & PT_FRAME_BARE))
-        return pt_rx_packet(r, f, bin, p, f->length);
+    return (struct pt_bare){.bin = bin,
+                            .bytes = p + section,
+                            .len = len - section,
+                            .room = room + section,
+                            .section = p,
+                            .section_len = section};
+}
+
+static int msg_read(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f, void *bin,
+                    uint8_t *p, size_t room)
+{
     struct pt_atom_refs refs;
     int section = pt_atoms_read(p, f->length, &l->atoms, &refs);
     if (section < 0)
         return section == PT_E_MORE ? PT_E_BAD_FRAME : section;
     if (pt_atoms_size(refs.ref, refs.count) > PT_FRAME_SECTION_MAX)
         return PT_E_BAD_FRAME;
-    return pt_rx_bare(r, f, &refs,
-                      &(struct pt_bare){.bin = bin,
-                                        .bytes = p + section,
-                                        .len = f->length - (size_t)section,
-                                        .room = room + (size_t)section});
+    struct pt_bare b = bare(bin, p, f->length, (size_t)section, room);
+    return pt_rx_bare(r, l, f, &refs, &b);
+}
+
+/* A whole MSG payload of f->length bytes at p, `room` bytes before it may be overwritten. */
+static int msg_arrived(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f, void *bin,
+                       uint8_t *p, size_t room)
+{
+    if (!(f->flags & PT_FRAME_BARE))
+        return pt_rx_packet(r, f, bin, p, f->length);
+    if (pt_atoms_recall(&l->memo, &l->atoms, &r->atoms, p, f->length)) {
+        struct pt_bare b = bare(bin, p, f->length, l->memo.in_len, room);
+        int rc = pt_rx_known(r, l, f, &b);
+        if (PT_LIKELY(rc))
+            return PT_MIN(rc, 0);
+    }
+    return msg_read(r, l, f, bin, p, room);
 }
 
 static int body_done(struct pt_rx *r, struct pt_rx_lane *l)

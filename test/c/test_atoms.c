@@ -377,6 +377,53 @@ START_TEST(test_translations)
 }
 END_TEST
 
+/* Remembered are short sections that say nothing new, until a slot of either table changes. */
+START_TEST(test_what_is_remembered)
+{
+    struct pt_atom_table from = {0}, to = {0}, *tables[] = {&from, &to};
+    const struct spec fresh[] = {{3, true, "a"}, {300, true, "b"}};
+    const struct spec known[] = {{3, false, NULL}, {300, false, NULL}};
+    const struct spec other[] = {{300, false, NULL}, {3, false, NULL}};
+    struct pt_atom_memo memo = {0};
+    uint8_t out[64];
+
+    put_section(fresh, 2, false);
+    ck_assert_int_eq(read_it(&from), (int)t.len);
+    size_t n = pt_atoms_write(out, refs.ref, refs.count, &to);
+    pt_atoms_remember(&memo, &from, &to, t.at, t.len, out, n, 20);
+    ck_assert(!pt_atoms_recall(&memo, &from, &to, t.at, t.len));
+    put_section(known, 2, false);
+    ck_assert_int_eq(read_it(&from), (int)t.len);
+    n = pt_atoms_write(out, refs.ref, refs.count, &to);
+    for (unsigned i = 0; i < 3; i++) {
+        pt_atoms_remember(&memo, &from, &to, t.at, t.len, out, n, 20);
+        ck_assert(pt_atoms_recall(&memo, &from, &to, t.at, t.len));
+        ck_assert(pt_atoms_recall(&memo, &from, &to, t.at, t.len + 1));
+        ck_assert(!pt_atoms_recall(&memo, &from, &to, t.at, t.len - 1));
+        ck_assert_uint_eq(memo.size, 20);
+        ck_assert_uint_eq(memo.in_len, t.len);
+        ck_assert_uint_eq(memo.out_len, n);
+        ck_assert(!memcmp(memo.out, out, n));
+        put_section(other, 2, false);
+        ck_assert(!pt_atoms_recall(&memo, &from, &to, t.at, t.len));
+        if (i < 2) { /* the slot now means another atom, here or there */
+            put_section(&(struct spec){3, true, i ? "c" : "d"}, 1, false);
+            ck_assert_int_eq(read_it(tables[i]), (int)t.len);
+            put_section(known, 2, false);
+            ck_assert(!pt_atoms_recall(&memo, &from, &to, t.at, t.len));
+        }
+    }
+    struct spec many[16];
+    for (unsigned i = 0; i < 16; i++)
+        many[i] = (struct spec){3, false, NULL};
+    put_section(many, 16, false); /* longer than what is kept */
+    pt_atoms_remember(&memo, &from, &to, t.at, t.len, out, n, 20);
+    ck_assert(!pt_atoms_recall(&memo, &from, &to, t.at, t.len));
+    pt_atom_table_free(&from);
+    pt_atom_table_free(&to);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {test_no_references,
@@ -389,6 +436,7 @@ int main(void)
                                   test_reference_counts,
                                   test_table_growth,
                                   test_without_memory,
-                                  test_translations};
+                                  test_translations,
+                                  test_what_is_remembered};
     return SUP_MAIN("atoms", tests);
 }

@@ -194,7 +194,7 @@ static void translate(const char *packet, struct pt_atom_table *vm, struct pt_at
 
 START_TEST(sections_by_lane)
 {
-    struct pt_atom_table vm = {0}, lane[2] = {{{0}}, {{0}}};
+    struct pt_atom_table vm = {0}, lane[2] = {0};
     struct pt_frame_ctx ctx[2] = {{1}, {1}};
 
     read_document();
