@@ -3,6 +3,8 @@
 #include "proto/atoms.h"
 #include "proto/etf.h"
 
+#include <string.h>
+
 enum {
     VERSION_MAGIC = 131,
     DIST_HEADER = 68,
@@ -43,6 +45,7 @@ static void scan_control(struct pt_etf *e, struct pt_packet *out)
 {
     uint32_t arity;
     uint64_t op;
+    const uint8_t *from = e->p;
 
     out->order = PT_ORDER_FENCE;
     if (pt_etf_tuple(e, &arity) || arity == 0 || pt_etf_uint(e, &op))
@@ -59,6 +62,7 @@ static void scan_control(struct pt_etf *e, struct pt_packet *out)
     }
     if (PT_LIKELY(pt_etf_pid(e, &out->key) == 0)) {
         out->order = PT_ORDER_SENDER;
+        out->looked_at = out->header_len + (size_t)(e->p - from);
         return;
     }
     const uint8_t *name;
@@ -132,4 +136,20 @@ void pt_packet_scan(const uint8_t *p, size_t avail, size_t total, struct pt_pack
     default: return;
     }
     scan_control(&(struct pt_etf){p + out->header_len, p + n}, out);
+}
+
+void pt_packet_scan_next(struct pt_packet_memo *memo, const uint8_t *p, size_t avail, size_t total,
+                         struct pt_packet *out)
+{
+    size_t n = memo->pk.looked_at;
+    if (PT_LIKELY(n && PT_MIN(avail, total) >= n && !memcmp(p, memo->bytes, n))) {
+        *out = memo->pk;
+        return;
+    }
+    pt_packet_scan(p, avail, total, out);
+    n = out->looked_at;
+    if (n && n <= sizeof memo->bytes && out->form == PT_FORM_WHOLE) {
+        memcpy(memo->bytes, p, n);
+        memo->pk = *out;
+    }
 }

@@ -44,12 +44,23 @@ struct pt_packet {
     uint8_t atoms;     /* how many it has */
     bool cut;          /* OTHER because `avail` ends inside the section: show more */
     size_t header_len; /* bytes before Ctl (WHOLE, FRAG_FIRST) or before the part (FRAG_NEXT) */
+    size_t looked_at;  /* with PT_ORDER_SENDER: nothing behind these bytes was looked at, else 0 */
 };
 
 /* Fills *out from the first `avail` bytes of a packet of `total` bytes. Cannot fail: what is not
  * understood is PT_FORM_OTHER or PT_ORDER_FENCE. Only what precedes the sender is read; the rest
  * of the control tuple and the message are the receiving VM's to judge. Any thread. */
 void pt_packet_scan(const uint8_t *p, size_t avail, size_t total, struct pt_packet *out);
+
+/* The front of the last packet that was understood: a sender's next message to anybody in the same
+ * process begins with the same bytes. Zero-initialise. */
+struct pt_packet_memo {
+    uint8_t bytes[64];
+    struct pt_packet pk;
+};
+/* The same as pt_packet_scan(). */
+void pt_packet_scan_next(struct pt_packet_memo *memo, const uint8_t *p, size_t avail, size_t total,
+                         struct pt_packet *out);
 
 /* Name of an operation for statistics ("SEND_SENDER"), "UNKNOWN" if it has none. */
 const char *pt_dop_name(uint8_t op);

@@ -4,13 +4,24 @@
 
 static struct term t; /* the packet under test; too large for a stack */
 
+/* Each packet is scanned in both ways: alone, and by who remembers the front of one before it. */
+static struct pt_packet_memo memo;
+
+static void check_same(struct pt_packet a, struct pt_packet b);
+
 static struct pt_packet scan_of(size_t avail, size_t total)
 {
     struct exact copy = exact_copy(t.at, avail);
-    struct pt_packet pkt;
+    struct pt_packet pkt, next;
 
     memset(&pkt, 0xa5, sizeof pkt);
+    memset(&next, 0xa5, sizeof next);
     pt_packet_scan(copy.p, avail, total, &pkt);
+    pt_packet_scan_next(&memo, copy.p, avail, total, &next);
+    if (memcmp(&pkt, &next, sizeof pkt)) /* padding is left alone */
+        check_same(pkt, next);
+    ck_assert_uint_eq(pkt.looked_at, next.looked_at);
+    ck_assert_uint_le(pkt.looked_at, PT_MIN(avail, total));
     free(copy.block);
     size_t at = pkt.form == PT_FORM_WHOLE ? 2 : pkt.form == PT_FORM_FRAG_FIRST ? 18 : 0;
     ck_assert_uint_eq(pkt.atoms_at, at);
@@ -580,6 +591,38 @@ START_TEST(test_peek_is_enough)
 END_TEST
 
 /* More bytes at hand than the packet has are not looked at. */
+/* The next message of the same sender: the same front, whatever follows it. Of another: not. */
+START_TEST(test_the_same_front)
+{
+    struct pt_packet_memo m = {0};
+    struct pt_packet a, b;
+    size_t from = 3 + 2 + 2; /* 131 68 0, {4, 6, From .. */
+
+    whole_header();
+    put8(&t, 104), put8(&t, 4), put8(&t, 97), put8(&t, 6);
+    put8(&t, 88), put8(&t, 119), put8(&t, 1), put8(&t, 'n');
+    put_fill(&t, 0, 12);
+    size_t front = t.len;
+    put_fill(&t, 7, 100);
+    pt_packet_scan_next(&m, t.at, t.len, t.len, &a);
+    ck_assert_int_eq(a.order, PT_ORDER_SENDER);
+    ck_assert_uint_eq(a.looked_at, front);
+    t.at[front] ^= 1; /* not looked at */
+    pt_packet_scan_next(&m, t.at, t.len, t.len, &b);
+    check_same(a, b);
+    for (size_t i = 0; i < front; i++) {
+        t.at[i] ^= 1;
+        pt_packet_scan_next(&m, t.at, t.len, t.len, &b);
+        check_same(b, scan());
+        if (i >= from + 4 && i < front)
+            ck_assert_uint_ne(b.key, a.key);
+        t.at[i] ^= 1;
+    }
+    pt_packet_scan_next(&m, t.at, front - 1, t.len, &b); /* seen in part */
+    ck_assert_int_eq(b.order, PT_ORDER_FENCE);
+}
+END_TEST
+
 START_TEST(test_avail_beyond_total)
 {
     whole_header();
@@ -611,6 +654,7 @@ int main(void)
     tcase_add_test(c, test_atom_too_long);
     tcase_add_test(c, test_other_headers);
     tcase_add_test(c, test_peek_is_enough);
+    tcase_add_test(c, test_the_same_front);
     tcase_add_test(c, test_avail_beyond_total);
     suite_add_tcase(s, c);
 
