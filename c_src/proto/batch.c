@@ -142,6 +142,45 @@ int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t ch
     return 0;
 }
 
+int pt_batch_pass(struct pt_batch *b, struct pt_txq *q, struct pt_atom_table *vm,
+                  const struct pt_small *m)
+{
+    struct pt_batch_room *r = get_room(b);
+    struct pt_atom_refs refs;
+    struct pt_frame f;
+    int in_len = 0;
+    size_t size = b->memo.size;
+
+    if (!r || !has_room(b))
+        return 0;
+    bool known = pt_atoms_recall(&b->memo, vm, &b->atoms, m->section, m->there);
+    if (!known) {
+        in_len = pt_atoms_read(m->section, m->there, vm, &refs);
+        if (in_len < 0)
+            return 0;
+        size = pt_atoms_size(refs.ref, refs.count);
+        if (size > PT_ATOM_SECTION_MAX)
+            return 0;
+    }
+    if (!pt_txq_pass(q, b->lane, m->key, m->len, m->len + 2 + size, &f))
+        return 0;
+    uint8_t section[PT_ATOM_SECTION_MAX];
+    const uint8_t *out = known ? b->memo.out : section;
+    size_t len = b->memo.out_len;
+    if (!known) {
+        len = pt_atoms_write(section, refs.ref, refs.count, &b->atoms);
+        pt_atoms_remember(&b->memo, vm, &b->atoms, m->section, (size_t)in_len, section, len, size);
+    }
+    f.length += len;
+    uint8_t *at = r->arena + b->used;
+    size_t head = pt_frame_encode(at, &f, &b->ctx);
+    memcpy(at + head, out, len);
+    memcpy(at + head + len, m->bytes, m->len);
+    arena_grew(b, r, head + len + m->len);
+    b->frames++;
+    return 1;
+}
+
 void pt_batch_sent(struct pt_batch *b, size_t n, const struct pt_owner_ops *ops)
 {
     b->bytes -= n;

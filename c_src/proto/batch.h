@@ -11,8 +11,8 @@
 
 enum {
     PT_BATCH_IOV = 1024, /* UIO_MAXIOV */
-    PT_BATCH_ARENA = 32 * 1024,
-    PT_BATCH_COPY = 512, /* messages up to this size are copied into the arena */
+    PT_BATCH_ARENA = 96 * 1024,
+    PT_BATCH_COPY = 1280, /* messages up to this size are copied into the arena */
     PT_BATCH_MSGS = 256,
     PT_BATCH_BYTES = 256 * 1024 /* filled up to about here: more would only age in the batch */
 };
@@ -27,6 +27,7 @@ struct pt_batch_room {
 struct pt_batch {
     struct pt_frame_ctx ctx;    /* numbers of this lane */
     struct pt_atom_table atoms; /* what was sent on this lane */
+    struct pt_atom_memo memo;   /* from the VM's table to this one */
     unsigned lane;
     size_t bytes;          /* left to send */
     unsigned first, count; /* iov[first .. count) is left to send */
@@ -47,6 +48,19 @@ bool pt_batch_control(struct pt_batch *b, const struct pt_frame *f);
 /* Adds frames from the queue until the batch is full or the queue has nothing for this lane.
  * 0, an error of the queue, or -ENOMEM. */
 int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t chunk);
+/* A whole packet of the VM, small: the atom section (`there` bytes can be read), and the `len` bytes
+ * behind it, PT_BATCH_COPY at most. */
+struct pt_small {
+    uint64_t key;
+    const uint8_t *section;
+    size_t there;
+    const uint8_t *bytes;
+    size_t len;
+};
+/* Adds it as the frame it would become if it were queued, without queueing it (see pt_txq_pass). vm: the
+ * VM's atoms. 1: done; 0: it has to be queued, vm may have learnt its atoms already. */
+int pt_batch_pass(struct pt_batch *b, struct pt_txq *q, struct pt_atom_table *vm,
+                  const struct pt_small *m);
 /* n bytes left; at the end of the batch its messages are released. */
 void pt_batch_sent(struct pt_batch *b, size_t n, const struct pt_owner_ops *ops);
 /* For now and then: gives the room of an empty batch back if next to nothing was built since the last

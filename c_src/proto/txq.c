@@ -228,9 +228,9 @@ struct order {
     int only;       /* the one lane on which it would be sure now, -1: none */
 };
 
-static struct order order_of(const struct pt_txq *q, const struct pt_msg *m, unsigned lane)
+static struct order order_of(const struct pt_txq *q, const struct pt_flow *f, bool fence,
+                             unsigned lane)
 {
-    const struct pt_flow *f = m->flow;
     struct order o = {.only = -1};
     unsigned pred_lane;
     uint64_t pred_until;
@@ -248,7 +248,7 @@ static struct order order_of(const struct pt_txq *q, const struct pt_msg *m, uns
         o.after = 0;
     if (q->lanes <= 1)
         return o;
-    if (is_fence(m)) {
+    if (fence) {
         o.until = q->next_number - 1;
     } else if (o.after) {
         o.until = pred_lane == lane ? pred_until : o.after;
@@ -257,13 +257,19 @@ static struct order order_of(const struct pt_txq *q, const struct pt_msg *m, uns
     return o;
 }
 
+/* So much is speculative that no more of it may be numbered. */
+static bool over_limit(const struct pt_txq *q)
+{
+    return q->lanes > 1 && q->speculative > PT_TXQ_SPECULATIVE;
+}
+
 /* Puts aside what may not be numbered on this lane now: until the next acknowledgement, or until
  * the lane asks for more that carried its predecessor. m is in no list. */
 static bool must_wait(struct pt_txq *q, struct pt_msg *m, unsigned lane)
 {
-    if (q->lanes <= 1 || q->speculative <= PT_TXQ_SPECULATIVE)
+    if (!over_limit(q))
         return false;
-    struct order o = order_of(q, m, lane);
+    struct order o = order_of(q, m->flow, is_fence(m), lane);
     if (o.until <= q->acked)
         return false;
     struct pt_list *only = is_small(m) ? q->only_small : q->only_bulk;
@@ -281,17 +287,31 @@ static size_t held_size(const struct pt_msg *m)
     return m->size + (m->bare ? 2 + pt_atoms_size(m->atoms, m->natoms) : 0);
 }
 
+/* A message of f (or of none) gets the next number; it is sure on the lane after `until`. */
+static void assign(struct pt_txq *q, unsigned lane, struct pt_flow *f, const struct order *o,
+                   uint64_t until, size_t held, struct pt_frame *frame)
+{
+    uint64_t n = q->next_number;
+
+    frame->number = n;
+    frame->after = o->after;
+    if (f) {
+        f->last = n;
+        f->last_lane = (uint8_t)lane;
+        f->last_until = until;
+    }
+    pt_unacked_add(q, f, o->until <= q->acked ? 0 : held);
+    q->stats.numbered++;
+}
+
 static void number(struct pt_txq *q, unsigned lane, struct pt_emit *e)
 {
     struct pt_msg *m = e->msg;
-    struct pt_flow *f = m->flow;
-    struct order o = order_of(q, m, lane);
+    struct order o = order_of(q, m->flow, is_fence(m), lane);
     uint64_t n = q->next_number;
     /* chunks on several lanes: that the last one arrived says nothing about the others */
     uint64_t until = m->lanes & ~(1u << lane) ? n : o.until;
 
-    e->frame.number = n;
-    e->frame.after = o.after;
     if (is_fence(m))
         e->frame.flags |= PT_FRAME_FENCE;
     if (m->kind == PT_ORDER_FENCE) {
@@ -299,15 +319,37 @@ static void number(struct pt_txq *q, unsigned lane, struct pt_emit *e)
         q->fence_lane = (uint8_t)lane;
         q->fence_until = until;
     }
-    if (f) {
-        f->last = n;
-        f->last_lane = (uint8_t)lane;
-        f->last_until = until;
-    }
-    pt_unacked_add(q, f, o.until <= q->acked ? 0 : held_size(m));
+    assign(q, lane, m->flow, &o, until, held_size(m), &e->frame);
     m->done = true;
     q->messages--;
-    q->stats.numbered++;
+}
+
+/* One epoch: no fence waits for its turn. */
+static bool all_at_rest(const struct pt_txq *q)
+{
+    return !q->staging && pt_list_empty(&q->behind) && q->epochs.next == q->epochs.prev &&
+           pt_list_empty(&q->express) && pt_list_empty(&q->small) && !q->only;
+}
+
+int pt_txq_pass(struct pt_txq *q, unsigned lane, uint64_t key, size_t length, size_t held,
+                struct pt_frame *frame)
+{
+    if (!all_at_rest(q) || pt_txq_unacked(q) >= PT_TXQ_UNACKED || pt_unacked_reserve(q))
+        return 0;
+    struct pt_flow *f = pt_flow_get(q, key);
+    if (!f)
+        return 0;
+    struct order o = order_of(q, f, false, lane);
+    if (f->state != PT_FLOW_IDLE || (over_limit(q) && o.until > q->acked)) {
+        pt_flow_maybe_free(q, f);
+        return 0;
+    }
+    *frame = (struct pt_frame){.type = PT_FRAME_MSG, .flags = PT_FRAME_BARE, .length = length};
+    assign(q, lane, f, &o, o.until, held, frame);
+    q->small_run += length;
+    q->express_lead = 0;
+    q->stats.submitted++;
+    return 1;
 }
 
 /* After numbering: the epoch, and the flow's next message. */

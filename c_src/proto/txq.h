@@ -110,6 +110,12 @@ void pt_txq_free(struct pt_txq *q); /* with all messages in it; free the lanes' 
 
 /* Takes m (kind and key set, complete). 0 or -ENOMEM (m is still the caller's). */
 int pt_txq_submit(struct pt_txq *q, struct pt_msg *m);
+/* The short way: a small message of this sender that the queue would choose next for this lane, since
+ * nothing small is queued and nothing holds it back. 1: frame is set and numbered, as if the message had
+ * been submitted, chosen and emitted; its bytes must leave by the lane in this order. 0: submit it.
+ * length: of the frame's payload; held: what a peer keeps that must hold it. */
+int pt_txq_pass(struct pt_txq *q, unsigned lane, uint64_t key, size_t length, size_t held,
+                struct pt_frame *frame);
 /* An incomplete message, from now on the queue's: its chunks may leave, its place in order is taken by pt_txq_finish().
  * The caller appends with pt_msg_append() and tells the queue the bytes it added. */
 void pt_txq_open(struct pt_txq *q, struct pt_msg *m);

@@ -49,6 +49,7 @@ void pt_peer_free(struct pt_peer *p)
     pt_stream_close_lanes(&p->s);
     driver_select(p->port, (ErlDrvEvent)(intptr_t)p->wake_fd, ERL_DRV_READ | ERL_DRV_USE, 0);
     pt_join_free(p);
+    pt_stage_free(&p->stage);
     pt_stream_free(&p->s);
     pt_atom_table_free(&p->vm_atoms);
     pt_free(p);

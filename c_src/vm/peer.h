@@ -7,6 +7,7 @@
 #define PT_VM_PEER_H
 
 #include "vm/node.h"
+#include "vm/stage.h"
 #include "vm/stream.h"
 
 #include <erl_driver.h>
@@ -43,6 +44,8 @@ struct pt_peer {
     uint64_t flush_mark;  /* how far a closing port had come when it last moved */
     uint64_t flush_moved; /* ns, when that was */
     uint64_t packets_out, packets_flushed, flush_carried;
+    struct pt_packet_memo memo;
+    struct pt_stage stage;
 
     /* node lock */
     struct pt_list node_link;
@@ -83,7 +86,10 @@ void pt_peer_wake(struct pt_peer *p); /* any thread: the port's wake descriptor 
 
 /* tx.c */
 int pt_tx_output(struct pt_peer *p, ErlIOVec *ev); /* port lock: a packet of the VM */
-void pt_tx_schedule(struct pt_peer *p);            /* port lock: a flush soon */
+/* Port and session lock: queues a packet. The first n bytes of it, header and all, lie at front. */
+int pt_tx_take(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src,
+               const uint8_t *front, size_t n, size_t size);
+void pt_tx_schedule(struct pt_peer *p); /* port lock: a flush soon */
 /* Port lock, after pt_tx_output(): true if the caller should flush now, else it is scheduled. */
 bool pt_tx_at_once(struct pt_peer *p);
 int pt_tx_flush(struct pt_peer *p);   /* port lock: send now what the sockets take */

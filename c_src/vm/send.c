@@ -109,8 +109,8 @@ static bool idle_lane_has_work(const struct pt_stream *s, uint64_t now)
     return false;
 }
 
-/* Into an empty batch, which has room for them all. 0 or -ENOMEM. */
-static int control(struct pt_stream *s, struct pt_lane *l)
+/* Into an empty batch, which has room for them all. data: messages will follow. 0 or -ENOMEM. */
+static int control(struct pt_stream *s, struct pt_lane *l, bool data)
 {
     struct pt_frame f = {0};
     if (l->no == 0 && !s->auth_sent) {
@@ -127,7 +127,7 @@ static int control(struct pt_stream *s, struct pt_lane *l)
     }
     uint64_t watermark = atomic_load_explicit(&s->seen.watermark, memory_order_relaxed);
     uint64_t news = watermark - s->ack_sent;
-    if (news && (s->ack_now || (news >= ACK_PIGGYBACK && !pt_txq_idle(&s->txq)))) {
+    if (news && (s->ack_now || (news >= ACK_PIGGYBACK && data))) {
         f = (struct pt_frame){.type = PT_FRAME_ACK, .after = watermark};
         if (!pt_batch_control(l->batch, &f))
             return -ENOMEM;
@@ -144,7 +144,7 @@ static int fill(struct pt_stream *s, struct pt_lane *l)
         return 0;
     if (!s->auth_sent && l->no)
         return 0; /* the peer reads the other lanes only after AUTH */
-    int rc = control(s, l);
+    int rc = control(s, l, !pt_txq_idle(&s->txq));
     if (!rc)
         rc = pt_batch_fill(l->batch, &s->txq, wants(s, l),
                            s->mixed || !l->no ? PT_CHUNK_SHARED : PT_CHUNK_BULK);
@@ -152,6 +152,15 @@ static int fill(struct pt_stream *s, struct pt_lane *l)
     if (!rc && s->feed)
         s->feed(s);
     return rc;
+}
+
+struct pt_batch *pt_stream_batch(struct pt_stream *s)
+{
+    struct pt_lane *l = &s->lanes[0];
+    if (l->state != PT_LANE_IDLE || l->tx_paused || s->closing || !s->auth_sent ||
+        (!l->batch->bytes && control(s, l, true)))
+        return NULL;
+    return l->batch;
 }
 
 static void aim(struct pt_lane *l)
@@ -286,7 +295,7 @@ static int send_lane(struct pt_stream *s, struct pt_lane *l)
         if (n > 0) {
             sent(s, l, (size_t)n);
             done += (size_t)n;
-            if (pt_txq_idle(&s->txq) && !l->batch->bytes && !s->ack_now)
+            if (pt_txq_idle(&s->txq) && !l->batch->bytes && !s->ack_now && !s->tick)
                 break;
         }
         if (err && err != EAGAIN && err != EINTR) {

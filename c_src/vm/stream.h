@@ -144,6 +144,8 @@ static inline size_t pt_stream_queued(const struct pt_stream *s) /* bytes, not i
 /* Full: who sends shall stop; low: may go on. Call pt_cap_account() after txq grew. */
 bool pt_stream_is_full(const struct pt_stream *s);
 bool pt_stream_is_low(const struct pt_stream *s);
+/* Lane 0's batch, if frames may be added to it behind what is due first. NULL: to the queue. */
+struct pt_batch *pt_stream_batch(struct pt_stream *s);
 /* Sends what the sockets take now, `first` the lane to begin with. The lock is released around each
  * sendmsg(). 0, or the error with which a lane failed. */
 int pt_stream_send(struct pt_stream *s, unsigned first);

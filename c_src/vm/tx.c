@@ -73,16 +73,10 @@ static int submit_whole(struct pt_peer *p, const struct pt_packet *pk, struct pt
     return rc;
 }
 
-static int take_packet(struct pt_peer *p, ErlIOVec *ev, const struct pt_packet *pk,
-                       const uint8_t *front, size_t n)
+int pt_tx_take(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src,
+               const uint8_t *front, size_t n, size_t size)
 {
-    struct pt_source src = {.iov = (const struct iovec *)ev->iov,
-                            .owners = (void *const *)ev->binv,
-                            .count = (size_t)ev->vsize};
     struct pt_atom_refs refs;
-
-    p->part = false;
-    pthread_mutex_lock(&p->s.lock);
     int rc = read_atoms(p, front, n, pk, &refs);
     struct pt_packet other = {.form = PT_FORM_OTHER, .order = PT_ORDER_FENCE};
     if (rc && rc != -ENOMEM) { /* not the VM's: the peer's VM shall judge it */
@@ -91,22 +85,52 @@ static int take_packet(struct pt_peer *p, ErlIOVec *ev, const struct pt_packet *
         rc = 0;
     }
     if (!rc && (pk->form == PT_FORM_FRAG_FIRST || pk->form == PT_FORM_FRAG_NEXT))
-        rc = pt_join_packet(p, pk, &src, &refs);
+        rc = pt_join_packet(p, pk, src, &refs);
     else if (!rc)
-        rc = submit_whole(p, pk, &src, &refs, (size_t)ev->size);
-    pt_cap_account(&p->s);
-    bool full = pt_stream_is_full(&p->s);
+        rc = submit_whole(p, pk, src, &refs, size);
+    return rc;
+}
+
+/* Session lock: is more queued than may be? Then whoever sends it tells when it is less. */
+static bool is_full(struct pt_stream *s)
+{
+    pt_cap_account(s);
+    bool full = pt_stream_is_full(s);
     if (full)
-        p->s.wake_below = true;
+        s->wake_below = true;
+    return full;
+}
+
+static void get_busy(struct pt_peer *p)
+{
+    if (p->busy)
+        return;
+    p->busy = true;
+    atomic_store_explicit(&p->s.seen.busy, true, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->s.seen.busy_count, 1, memory_order_relaxed);
+    set_busy_port(p->port, 1);
+}
+
+static int take_packet(struct pt_peer *p, ErlIOVec *ev, const struct pt_packet *pk,
+                       const uint8_t *front, size_t n)
+{
+    struct pt_source src = {.iov = (const struct iovec *)ev->iov,
+                            .owners = (void *const *)ev->binv,
+                            .count = (size_t)ev->vsize};
+
+    p->part = p->plenty = false;
+    if (pt_stage_take(p, pk, ev))
+        return 0;
+    pthread_mutex_lock(&p->s.lock);
+    int rc = pt_stage_move(p);
+    if (!rc)
+        rc = pt_tx_take(p, pk, &src, front, n, (size_t)ev->size);
+    bool full = is_full(&p->s);
     p->plenty = pt_stream_plenty(&p->s);
     p->part = p->part && !full;
     pthread_mutex_unlock(&p->s.lock);
-    if (!rc && full && !p->busy) {
-        p->busy = true;
-        atomic_store_explicit(&p->s.seen.busy, true, memory_order_relaxed);
-        atomic_fetch_add_explicit(&p->s.seen.busy_count, 1, memory_order_relaxed);
-        set_busy_port(p->port, 1);
-    }
+    if (!rc && full)
+        get_busy(p);
     return rc;
 }
 
@@ -140,7 +164,7 @@ int pt_tx_output(struct pt_peer *p, ErlIOVec *ev)
     size_t n = PT_MIN(size, (size_t)SCAN);
 
     p->packets_out++;
-    if (!n) {
+    if (PT_UNLIKELY(!n)) {
         pthread_mutex_lock(&p->s.lock);
         p->s.tick = true;
         pthread_mutex_unlock(&p->s.lock);
@@ -153,7 +177,7 @@ int pt_tx_output(struct pt_peer *p, ErlIOVec *ev)
         i++;
     size_t piece = PT_MIN(ev->iov[i].iov_len, n);
     const uint8_t *p0 = (const uint8_t *)ev->iov[i].iov_base;
-    pt_packet_scan(p0, piece, size, &pk);
+    pt_packet_scan_next(&p->memo, p0, piece, size, &pk);
     if (PT_LIKELY(piece == n || (pk.form == PT_FORM_WHOLE && pk.order == PT_ORDER_SENDER)))
         n = piece;
     else {
@@ -218,7 +242,7 @@ void pt_tx_schedule(struct pt_peer *p)
  * the time of one for four, and a flush that is put off only lets the socket run dry. */
 bool pt_tx_at_once(struct pt_peer *p)
 {
-    if (p->plenty && p->started)
+    if (PT_UNLIKELY((p->plenty && p->started) || pt_stage_full(&p->stage)))
         return true;
     if (scheduled(p) || p->part)
         return false;
@@ -238,12 +262,19 @@ int pt_tx_flush(struct pt_peer *p)
     p->flush_carried = p->packets_out - p->packets_flushed;
     p->packets_flushed = p->packets_out;
     pthread_mutex_lock(&p->s.lock);
-    int rc = pt_stream_send(&p->s, 0);
+    int rc = pt_stage_move(p);
+    if (!rc)
+        rc = pt_stream_send(&p->s, 0);
+    pt_stage_look(p);
     bool more_lanes = p->s.more_lanes;
     p->s.more_lanes = false;
+    bool full = is_full(&p->s);
     pthread_mutex_unlock(&p->s.lock);
     if (more_lanes)
         pt_peer_more_lanes(p);
-    pt_tx_unbusy(p);
+    if (!full)
+        pt_tx_unbusy(p);
+    else if (!p->flushing)
+        get_busy(p);
     return rc;
 }

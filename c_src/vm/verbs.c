@@ -105,7 +105,7 @@ static void verb_lane(struct pt_peer *p, const uint8_t *b, size_t len, struct an
 static void verb_stat(struct pt_peer *p, struct answer *a)
 {
     uint8_t r[24];
-    uint64_t in = 0, out = 0, pending = 0;
+    uint64_t in = 0, out = 0, pending = p->stage.bytes;
     for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
         /* any byte is a sign of life: count reads too */
         for (unsigned i = 0; i < PT_LANES_MAX; i++)
@@ -125,6 +125,7 @@ static void verb_stat(struct pt_peer *p, struct answer *a)
      * looks at in quiet. Whether the node's limit still makes this port busy depends on others. */
     for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));)
         pt_stream_trim(s);
+    pt_stage_trim(&p->stage);
     pt_tx_unbusy(p);
 }
 

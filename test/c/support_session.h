@@ -77,6 +77,7 @@ struct sim_end {
     struct pt_rx rx;
     struct pt_rx_lane lane[SIM_LANES];
     uint64_t ack_value, ack_sent;
+    uint64_t passed; /* messages that took the short way */
     bool ack_now;
     struct sim_oracle sent;
     struct sim_cache *cache; /* the sending VM's, and what the driver made of it */

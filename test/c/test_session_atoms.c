@@ -6,6 +6,7 @@
 
 /* The glue is not in the library: it takes the VM's calls, which are answered below. */
 #include "vm/join.c"
+#include "vm/stage.c"
 #include "vm/tx.c"
 
 #include "proto/rx_int.h"
@@ -55,6 +56,14 @@ bool pt_stream_plenty(const struct pt_stream *s)
 {
     (void)s;
     return false;
+}
+
+/* What is staged goes straight into the batch, or into the queue. */
+static bool lane_is_free;
+
+struct pt_batch *pt_stream_batch(struct pt_stream *s)
+{
+    return lane_is_free ? s->lanes[0].batch : NULL;
 }
 
 int pt_stream_send(struct pt_stream *s, unsigned first)
@@ -406,8 +415,23 @@ static void send_message(struct run *r)
         return;
     }
     struct message *m = begin_message(r, sender, random_body(&r->rng));
-    choose_atoms(r, m);
+    if (r->count > 1 && sup_chance(&r->rng, 40)) { /* of the same kind as the last one */
+        memcpy(m->atoms, m[-1].atoms, sizeof m->atoms);
+        m->count = m[-1].count;
+    } else {
+        choose_atoms(r, m);
+    }
+    r->p->stage.open = sup_chance(&r->rng, 80);
     post(r, m, m->body > VM_FRAGMENT || sup_below(&r->rng, 20) == 0);
+}
+
+/* As in a flush. */
+static void empty_stage(struct run *r)
+{
+    lane_is_free = sup_chance(&r->rng, 70);
+    int rc = pt_stage_move(r->p);
+    if (rc && !r->error)
+        r->error = rc;
 }
 
 /* ---- the lanes ---- */
@@ -474,6 +498,8 @@ static size_t random_piece(struct sup_rng *r)
 static void step(struct run *r, unsigned stalls)
 {
     unsigned i = (unsigned)sup_below(&r->rng, r->lanes);
+    if (sup_chance(&r->rng, 10))
+        empty_stage(r);
     switch (sup_below(&r->rng, 6)) {
     case 0:
         if (r->p->s.txq.bytes < 2 * 1024 * 1024)
@@ -528,6 +554,7 @@ static void finish(struct run *r)
     for (unsigned i = 0; i < SENDERS; i++)
         free(r->open[i].body);
     pt_join_free(r->p);
+    pt_stage_free(&r->p->stage);
     pt_txq_free(&r->p->s.txq);
     pt_msg_pool_free(&r->p->s.pool);
     pt_atom_table_free(&r->p->vm_atoms);
@@ -545,6 +572,7 @@ static void settle(struct run *r)
             go_on(r, &r->open[i]);
     for (unsigned quiet = 0; quiet < 100 && !r->error;) {
         uint64_t before = r->delivered;
+        empty_stage(r);
         for (unsigned i = 0; i < r->lanes; i++) {
             pump_tx(r, i, SIZE_MAX);
             pump_rx(r, i, SIZE_MAX);

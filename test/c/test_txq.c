@@ -632,6 +632,77 @@ START_TEST(out_of_memory)
 }
 END_TEST
 
+/* The short way is open only where the queue would choose the message next. */
+START_TEST(what_may_pass)
+{
+    struct pt_txq q;
+    struct pt_frame f;
+    init(&q, 2);
+    ck_assert_int_eq(pt_txq_pass(&q, 0, 7, 100, 120, &f), 1);
+    ck_assert_int_eq(f.type, PT_FRAME_MSG);
+    ck_assert_int_eq(f.flags, PT_FRAME_BARE);
+    ck_assert_uint_eq(f.number, 1);
+    ck_assert_uint_eq(f.after, 0);
+    ck_assert_uint_eq(f.length, 100);
+    ck_assert_int_eq(pt_txq_pass(&q, 0, 7, 100, 120, &f), 1);
+    ck_assert_uint_eq(f.number, 2);
+    ck_assert_uint_eq(f.after, 1);
+    ck_assert_uint_eq(q.speculative, 0); /* its predecessor took the same lane */
+    ck_assert_int_eq(pt_txq_pass(&q, 1, 7, 100, 120, &f), 1);
+    ck_assert_uint_eq(q.speculative, 120);
+    ck_assert_uint_eq(q.messages + q.bytes, 0);
+    ck_assert_uint_eq(pt_txq_flows(&q), 1);
+
+    submit(&q, PT_ORDER_SENDER, 7, 600 * 1024); /* bulk: holds up its own sender only */
+    ck_assert_int_eq(pt_txq_pass(&q, 0, 7, 100, 120, &f), 0);
+    ck_assert_int_eq(pt_txq_pass(&q, 0, 8, 100, 120, &f), 1);
+    while (pull(&q, 1, PT_WANT_BULK).rc == 1)
+        ;
+    ck_assert_int_eq(pt_txq_pass(&q, 0, 7, 100, 120, &f), 1);
+    ck_assert_uint_eq(f.after, f.number - 1);
+
+    small(&q, 9); /* something small is queued: nobody passes it */
+    ck_assert_int_eq(pt_txq_pass(&q, 0, 8, 100, 120, &f), 0);
+    ck_assert_int_eq(pull(&q, 0, BOTH).rc, 1);
+    ck_assert_int_eq(pt_txq_pass(&q, 0, 8, 100, 120, &f), 1);
+
+    submit(&q, PT_ORDER_FREE, 0, 100 * 1024);
+    submit(&q, PT_ORDER_FENCE, 0, 10); /* waits for the bulk, and all wait for it */
+    ck_assert_int_eq(pt_txq_pass(&q, 0, 8, 100, 120, &f), 0);
+    while (pull(&q, 1, BOTH).rc == 1)
+        ;
+    ck_assert_int_eq(pt_txq_pass(&q, 0, 10, 100, 120, &f), 1);
+    ck_assert_uint_eq(f.after, f.number - 1); /* the fence */
+
+    ck_assert_int_eq(pt_txq_ack(&q, f.number), 0);
+    ck_assert_uint_eq(q.speculative, 0);
+    ck_assert_uint_eq(pt_txq_flows(&q), 0);
+    done(&q);
+}
+END_TEST
+
+START_TEST(what_passes_is_bounded_as_well)
+{
+    struct pt_txq q;
+    struct pt_frame f;
+    unsigned n = 0;
+    init(&q, 2);
+    sup_must(pt_txq_pass(&q, 1, 7, 100, 120, &f) == 1);
+    do { /* each on another lane than the one before */
+        ck_assert_uint_le(q.speculative, PT_TXQ_SPECULATIVE + 60000);
+        ck_assert_uint_lt(n, 1000);
+    } while (pt_txq_pass(&q, ++n % 2, 7, 100, 60000, &f) == 1);
+    ck_assert_uint_gt(q.speculative, PT_TXQ_SPECULATIVE);
+    ck_assert_int_eq(pt_txq_pass(&q, n % 2, 8, 100, 120, &f), 1); /* follows nobody */
+    ck_assert_int_eq(pt_txq_ack(&q, f.number), 0);
+    ck_assert_int_eq(pt_txq_pass(&q, n % 2, 7, 100, 60000, &f), 1);
+    while (pt_txq_unacked(&q) < PT_TXQ_UNACKED)
+        sup_must(pt_txq_pass(&q, 0, 8, 100, 120, &f) == 1);
+    ck_assert_int_eq(pt_txq_pass(&q, 0, 8, 100, 120, &f), 0);
+    done(&q);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *tests[] = {small_overtakes_bulk,
@@ -652,6 +723,8 @@ int main(void)
                             unacknowledged_numbers_are_bounded,
                             no_overtaking_after_a_failure,
                             memory_is_given_back,
+                            what_may_pass,
+                            what_passes_is_bounded_as_well,
                             out_of_memory};
     return SUP_MAIN("txq", tests);
 }
