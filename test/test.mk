@@ -170,7 +170,7 @@ many-short: many-build ## the same with 16 nodes, as a check
 # Broken networks with the times that users have (ct-poll has short ones): ticks each minute.
 HEAL_NODES ?= 16
 .PHONY: check-heal
-check-heal: ct-build ## networks cut and healed under real nodes, default times; some 10 minutes
+check-heal: ct-build ## networks cut and healed under real nodes, default times; some 5 minutes
 	@SUITES=heal_SUITE HEAL_TIMES=default HEAL_NODES=$(HEAL_NODES) test/run/ct heal auto ebin
 	@grep '^heal:' build/logs/ct-heal/output.txt
 
