@@ -116,7 +116,7 @@ int pt_rx_io(struct pt_peer *p, struct pt_lane *l);
 void pt_rx_select(struct pt_peer *p, struct pt_lane *l, bool on);
 /* A packet for the VM. bin: it lies in this binary; NULL: it is copied. 0, or -ESHUTDOWN: the VM wants
  * no more. */
-int pt_rx_to_vm(struct pt_peer *p, void *bin, const uint8_t *packet, size_t len);
+int pt_rx_to_vm(struct pt_peer *peer, void *bin, const uint8_t *p, size_t len);
 extern const struct pt_rx_ops pt_peer_rx_ops;
 
 /* verbs.c; port lock */
