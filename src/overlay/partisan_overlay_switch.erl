@@ -15,6 +15,7 @@
 -export([set/1, here/2]).
 
 -define(MS, 10000).
+-define(TRIES, 3).
 
 %% Manager: a module that partisan_peer_service:manager/0 could answer. Asks every member first
 %% whether it can, and changes nothing if one says no.
@@ -56,8 +57,7 @@ everybody(New, Reached, Unreached) ->
     {Here, Away} = lists:partition(fun(Name) ->
                                            Name =:= node() orelse partisan_manager:reach(#{name => Name}) =:= ok
                                    end, New),
-    Answers = erpc:multicall(Here, ?MODULE, here, [names, []], ?MS),
-    Told = lists:usort(lists:append([Names || {ok, {ok, Names}} <- Answers])),
+    Told = lists:usort(lists:append([Names || {_, {ok, {ok, Names}}} <- each(Here, names, [])])),
     everybody(Told -- (New ++ Reached ++ Unreached), Here ++ Reached, Away ++ Unreached).
 
 answer([{Node, Reason} | _], _Unreached) -> {error, {bad_manager, Node, Reason}};
@@ -66,11 +66,28 @@ answer([], Unreached) -> {error, {unreached, Unreached}}.
 
 %% Those that did not say ok, with why.
 ask(Nodes, What, Args) ->
-    Answers = erpc:multicall(Nodes, ?MODULE, here, [What, Args], ?MS),
     [{Node, case Answer of
                 {ok, {error, Reason}} -> Reason;
                 Other -> Other
-            end} || {Node, Answer} <- lists:zip(Nodes, Answers), Answer =/= {ok, ok}].
+            end} || {Node, Answer} <- each(Nodes, What, Args), Answer =/= {ok, ok}].
+
+%% The connection with a node that the overlay of before has just put out is on its way down when it is
+%% asked over it: it is asked again, over another. Whatever it is asked may be asked twice.
+each(Nodes, What, Args) ->
+    each(Nodes, What, Args, ?TRIES).
+
+each(Nodes, What, Args, Tries) ->
+    Answers = lists:zip(Nodes, erpc:multicall(Nodes, ?MODULE, here, [What, Args], ?MS)),
+    Lost = [Node || {Node, {error, {erpc, noconnection}}} <- Answers, Tries > 1,
+                    partisan_manager:reach(#{name => Node}) =:= ok],
+    Again = case Lost of
+                [] -> [];
+                _ -> each(Lost, What, Args, Tries - 1)
+            end,
+    [case lists:keyfind(Node, 1, Again) of
+         false -> First;
+         Second -> Second
+     end || {Node, _} = First <- Answers].
 
 %% Run on each member.
 -spec here(names | ensure_loaded | switch, [term()]) -> ok | {ok, [node()]} | {error, term()}.

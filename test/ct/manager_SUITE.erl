@@ -8,7 +8,8 @@
 -export([static_links/1, static_joins/1, static_returns/1, static_restart/1,
          clients_and_servers/1, relay_between_clients/1, acknowledged_by_relay/1, fail_over/1, leave_the_star/1,
          client_server_returns/1, wrong_tags/1, bad_tag/1, no_mesh_behind_it/1, refuse/1,
-         two_overlays/1, environment_selects/1, switch/1, no_switch/1]).
+         two_overlays/1, environment_selects/1, switch/1, no_switch/1,
+         switch_over_a_lost_connection/1]).
 
 suite() ->
     [{timetrap, {seconds, 90}}].
@@ -16,7 +17,8 @@ suite() ->
 all() ->
     [static_links, static_joins, static_returns, static_restart, clients_and_servers,
      relay_between_clients, acknowledged_by_relay, fail_over, leave_the_star, client_server_returns, wrong_tags, bad_tag,
-     no_mesh_behind_it, refuse, two_overlays, environment_selects, switch, no_switch].
+     no_mesh_behind_it, refuse, two_overlays, environment_selects, switch, no_switch,
+     switch_over_a_lost_connection].
 
 init_per_testcase(_Case, Config) -> Config.
 end_per_testcase(_Case, _Config) -> ok.
@@ -333,6 +335,20 @@ switch(_Config) ->
          ?assert(pt_peer:wait(fun() -> pt_flow:received(Flow) >= Sent end, 60000, 50)),
          ?assertEqual(lists:seq(1, Sent), pt_flow:all(Flow))
      end || Flow <- Flows],
+    pt_cluster:stop(Nodes).
+
+%% What a node is asked in a move goes over a connection that is just being closed: as in a partial view,
+%% which puts neighbours out all the time.
+switch_over_a_lost_connection(_Config) ->
+    [A, B] = Nodes = pt_cluster:start(2, [], #{args => ["-kernel", "prevent_overlapping_partitions",
+                                                        "false"]}),
+    ok = pt_cluster:join(Nodes, sync_join),
+    ?wait(pt_cluster:is_mesh(Nodes)),
+    NodeA = pt_peer:node(A),
+    ok = pt_peer:eval(B, fun() -> application:set_env(partisan, pt_cut, NodeA) end),
+    ?assertEqual(ok, pt_peer:call(A, partisan, set_overlay, [pt_cut])),
+    ?assertEqual(undefined, pt_peer:eval(B, fun() -> application:get_env(partisan, pt_cut) end)),
+    ?assertEqual([pt_cut], lists:usort([service(P, manager, []) || P <- Nodes])),
     pt_cluster:stop(Nodes).
 
 no_other_links(Nodes) ->
