@@ -25,18 +25,7 @@ void pt_atom_table_free(struct pt_atom_table *t)
     }
 }
 
-struct pt_atom *pt_atom_new(const uint8_t *text, size_t len)
-{
-    struct pt_atom *a = pt_alloc(sizeof *a + len);
-    if (!a)
-        return NULL;
-    a->refs = 1;
-    a->len = (uint16_t)len;
-    memcpy(a->text, text, len);
-    return a;
-}
-
-struct pt_atom *pt_atom_at(const struct pt_atom_table *t, unsigned slot)
+static struct pt_atom *lookup(const struct pt_atom_table *t, unsigned slot)
 {
     struct pt_atom **segment = t->segment[slot / PT_ATOM_SEGMENT];
     return segment ? segment[slot % PT_ATOM_SEGMENT] : NULL;
@@ -137,12 +126,15 @@ int pt_atoms_length(const uint8_t *p, size_t avail)
 
 static int learn(struct pt_atom_table *t, const struct entry *e)
 {
-    struct pt_atom *known = pt_atom_at(t, e->slot);
+    struct pt_atom *known = lookup(t, e->slot);
     if (known && known->len == e->len && !memcmp(known->text, e->text, e->len))
         return 0;
-    struct pt_atom *a = pt_atom_new(e->text, e->len);
+    struct pt_atom *a = pt_alloc(sizeof *a + e->len);
     if (!a)
         return -ENOMEM;
+    a->refs = 1;
+    a->len = (uint16_t)e->len;
+    memcpy(a->text, e->text, e->len);
     int rc = fill(t, e->slot, a);
     pt_atom_drop(a);
     return rc;
@@ -162,7 +154,7 @@ int pt_atoms_read(const uint8_t *p, size_t avail, struct pt_atom_table *t, struc
         if (rc)
             return rc;
         out->ref[i].slot = (uint16_t)e.slot;
-        out->ref[i].atom = pt_atom_at(t, e.slot);
+        out->ref[i].atom = lookup(t, e.slot);
         if (!out->ref[i].atom)
             return PT_E_BAD_FRAME;
         /* a slot filled anew in one section would leave the first reference dangling */
@@ -204,7 +196,7 @@ size_t pt_atoms_write(uint8_t *out, const struct pt_atom_ref *ref, unsigned coun
     if (!count)
         return 1;
     for (unsigned i = 0; i < count; i++) {
-        fresh[i] = !t || !same(pt_atom_at(t, ref[i].slot), ref[i].atom);
+        fresh[i] = !t || !same(lookup(t, ref[i].slot), ref[i].atom);
         long_atoms = long_atoms || (fresh[i] && ref[i].atom->len > 255);
     }
     uint8_t *flags = p;

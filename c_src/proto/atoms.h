@@ -65,8 +65,6 @@ struct pt_atom_memo {
 };
 
 void pt_atom_table_free(struct pt_atom_table *t);
-struct pt_atom *pt_atom_at(const struct pt_atom_table *t, unsigned slot); /* borrowed, or NULL */
-struct pt_atom *pt_atom_new(const uint8_t *text, size_t len); /* one reference; NULL: no memory */
 void pt_atom_hold(struct pt_atom *a);
 void pt_atom_drop(struct pt_atom *a);
 

@@ -149,26 +149,6 @@ static int term_at(const uint8_t *p, size_t n, size_t *size, uint64_t *kids)
     return 0;
 }
 
-int pt_etf_part(struct pt_etf *e, struct pt_etf_part *out)
-{
-    size_t size, head, len;
-    int rc = term_at(e->p, left(e), &size, &out->kids);
-    if (rc)
-        return rc;
-    *out = (struct pt_etf_part){.before = size, .kids = out->kids};
-    size_t at = shapes[e->p[0]].node ? shapes[e->p[0]].head : 0;
-    const uint8_t *atom = e->p + at;
-    if ((atom[0] == SMALL_ATOM_UTF8_EXT || atom[0] == ATOM_UTF8_EXT) &&
-        !atom_at(atom, size - at, &head, &len)) {
-        out->before = at;
-        out->name = atom + head;
-        out->name_len = len;
-        out->behind = size - at - head - len;
-    }
-    e->p += size;
-    return 0;
-}
-
 int pt_etf_skip(struct pt_etf *e)
 {
     const uint8_t *p = e->p;

@@ -22,16 +22,6 @@ int pt_etf_atom(struct pt_etf *e, const uint8_t **name, size_t *len);
 /* Any one term; one of more than PT_ETF_MAX_WORK terms is PT_E_BAD_FRAME. Cost follows the number
  * of terms, not of bytes. Atom names, digits and the order of map keys are not looked at. */
 int pt_etf_skip(struct pt_etf *e);
-/* Any one term without its children, which follow it. */
-struct pt_etf_part {
-    size_t before; /* bytes before the atom that it is, or that names its node; all, without one */
-    const uint8_t
-        *name; /* the atom's text, UTF-8; NULL: there is none, or it has another encoding */
-    size_t name_len;
-    size_t behind; /* bytes behind the atom */
-    uint64_t kids; /* terms */
-};
-int pt_etf_part(struct pt_etf *e, struct pt_etf_part *out);
 /* PID_EXT or NEW_PID_EXT. *key, never 0, is made of id, serial and creation: one to one in id and
  * serial for a given creation, the same for both encodings if the creation fits the old one. The
  * node's name is left out: senders are processes of the node that sends, and hashing an atom that

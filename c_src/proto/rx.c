@@ -1,6 +1,5 @@
 #include "proto/rx.h"
 
-#include "proto/pack.h"
 #include "proto/rx_int.h"
 #include "proto/txq.h"
 
@@ -130,44 +129,16 @@ static int note_atoms(struct pt_rx *r, const uint8_t *p, size_t *len)
     return 0;
 }
 
-/* A packet of a channel. Its own bytes are nobody else's: a head that got shorter is written over them,
- * and ends where the old one did. */
-static int deliver_packed(struct pt_rx *r, uint64_t number, void *bin, uint8_t *p, size_t len)
-{
-    struct pt_packed k;
-    if (pt_pack(p, len, r->told, &k) <= 0) /* without memory: as it came */
-        return deliver_one(r, number, bin, p, len);
-    if (k.len <= k.from) {
-        p += k.from - k.len;
-        memcpy(p, k.head, k.len);
-        return deliver_one(r, number, bin, p, len - k.from + k.len);
-    }
-    void *longer = r->ops->bin_new(len - k.from + k.len);
-    if (!longer)
-        return -ENOMEM;
-    uint8_t *q = r->ops->bin_data(longer);
-    memcpy(q, k.head, k.len);
-    memcpy(q + k.len, p + k.from, len - k.from);
-    int rc = deliver_one(r, number, bin ? longer : NULL, q, len - k.from + k.len);
-    r->ops->bin_unref(longer);
-    return rc;
-}
-
-static int deliver(struct pt_rx *r, uint64_t number, void *bin, uint8_t *p, size_t len)
-{
-    int rc = note_atoms(r, p, &len);
-    if (rc)
-        return rc;
-    return r->told ? deliver_packed(r, number, bin, p, len) : deliver_one(r, number, bin, p, len);
-}
-
 static int deliver_held(struct pt_rx *r)
 {
     struct pt_held *h;
     int rc = 0;
     while (!rc && (h = pt_order_ready(&r->order))) {
-        rc = deliver(r, h->number, h->len > PT_RX_DIRECT_MIN ? h->bin : NULL,
-                     r->ops->bin_data(h->bin) + h->offset, h->len);
+        const uint8_t *p = r->ops->bin_data(h->bin) + h->offset;
+        size_t len = h->len;
+        rc = note_atoms(r, p, &len);
+        if (!rc)
+            rc = deliver_one(r, h->number, len > PT_RX_DIRECT_MIN ? h->bin : NULL, p, len);
         drop_held(r, h);
     }
     return rc;
@@ -207,14 +178,16 @@ static int hold(struct pt_rx *r, const struct pt_frame *f, void *bin, const uint
     return 0;
 }
 
-int pt_rx_packet(struct pt_rx *r, const struct pt_frame *f, void *bin, uint8_t *p, size_t len)
+int pt_rx_packet(struct pt_rx *r, const struct pt_frame *f, void *bin, const uint8_t *p, size_t len)
 {
     int rc = pt_order_check(&r->order, f->number, f->after, f->flags & PT_FRAME_FENCE);
     if (rc < 0)
         return rc;
     if (rc == 0)
         return hold(r, f, bin, p, len);
-    rc = deliver(r, f->number, bin, p, len);
+    rc = note_atoms(r, p, &len);
+    if (!rc)
+        rc = deliver_one(r, f->number, bin, p, len);
     return rc ? rc : deliver_held(r);
 }
 

@@ -66,10 +66,7 @@ struct pt_rx {
     void *host;
     struct pt_order_rx order;
     struct pt_atom_table atoms; /* what the VM was told, and has in its cache */
-    /* Of a channel, or NULL: the same of the session's first stream. Packets come without references;
-     * the VM gets them with (pack.h). */
-    struct pt_atom_table *told;
-    bool atom_cache; /* it has one; without, references would crash OTP 25 */
+    bool atom_cache;            /* it has one; without, references would crash OTP 25 */
     struct pt_hmap transfers;
     uint64_t room, max_room; /* of the transfers: the sum, and its limit */
     size_t max_held;         /* messages: each costs memory, however small it is */

@@ -8,7 +8,8 @@
 /* Hands over the small packets collected so far. */
 int pt_rx_flush_group(struct pt_rx *r);
 /* A whole packet: delivered now or held. References: takes its own. */
-int pt_rx_packet(struct pt_rx *r, const struct pt_frame *f, void *bin, uint8_t *p, size_t len);
+int pt_rx_packet(struct pt_rx *r, const struct pt_frame *f, void *bin, const uint8_t *p,
+                 size_t len);
 /* The same for a packet whose header is still to be written: `bytes` are what follows the section. */
 struct pt_bare {
     void *bin; /* the bytes lie in it and may be delivered there; NULL: copy them */

@@ -108,10 +108,7 @@ struct pt_chan *pt_chan_open(struct pt_peer *p, unsigned no, unsigned lanes, uns
     c->s.max_queue = (size_t)max_queue;
     c->s.low_queue = c->s.max_queue - PT_MIN(c->s.max_queue / 4, (size_t)ROOM_MARGIN);
     c->s.rx.auth = NULL;
-    /* Nobody counts on the order of two channels' messages, and references mean something in one order
-     * only: the peer's packets have none. The VM gets them with, in the order in which it gets them. */
-    c->s.rx.atom_cache = false;
-    c->s.rx.told = p->s.rx.atom_cache && !c->relay ? &p->s.rx.atoms : NULL;
+    c->s.rx.atom_cache = false; /* that of the VM belongs to the distribution's own stream */
     c->s.rx.max_message = p->max_message;
     c->s.rx.max_room = p->s.rx.max_room;
     pthread_mutex_lock(&pt_node.lock);
