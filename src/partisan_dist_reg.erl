@@ -211,6 +211,9 @@ start_loop(Loaded) ->
     case partisan_nif:start(Options#{ram => Ram}) of
         {ok, Reason} ->
             ?LOG_INFO("partisan: ~ts", [Reason]),
+            os:getenv("PARTISAN_TEST_BREAK_ORDER") =:= "1" andalso
+                ?LOG_WARNING("partisan: PARTISAN_TEST_BREAK_ORDER is set, signals may overtake each other: "
+                             "it is for the order tests, unset it", []),
             {ok, Conf};
         {error, Words} ->
             {error, lists:flatten(["partisan: ", Words])}
