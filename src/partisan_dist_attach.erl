@@ -50,11 +50,18 @@ accept(Driver, Socket, Packet, Deadline, Gate) ->
             partisan_dist_reg:count(lanes);
         {error, Why} ->
             partisan_dist_reg:count(refused_lanes),
-            partisan_dist_reg:log_limited(refused_lane, notice, "partisan: refused a lane: ~ts",
-                                          [Why]),
+            refused(Why),
             Driver:close(Socket),
             ok
     end.
+
+%% Who knew the session's name and went away meanwhile is its peer: the connection ended, or an overlay
+%% took the link down. Nobody has to act on that.
+refused(Why) when Why =:= "closed" ->
+    partisan_dist_reg:log_limited(given_up_lane, info, "partisan: a lane was given up by the peer "
+                                  "before it was attached", []);
+refused(Why) ->
+    partisan_dist_reg:log_limited(refused_lane, notice, "partisan: refused a lane: ~ts", [Why]).
 
 try_accept(Driver, Socket, Packet, Deadline, Gate) ->
     case request(Packet) of
@@ -223,7 +230,8 @@ give(Driver, Socket, Pid, Message) ->
     end.
 
 words({too_long, Length}) -> io_lib:format("a packet of ~b bytes", [Length]);
-words(closed) -> "closed";
+words(Reason) when Reason =:= closed; Reason =:= econnreset; Reason =:= epipe; Reason =:= enotconn -> "closed";
+words(badarg) -> "closed"; %% inet:controlling_process/2 of a socket that has just closed
 words(timeout) -> "no answer in time";
 words(Reason) when is_atom(Reason) -> partisan_dist_listen:text(Reason);
 words(Reason) -> io_lib:format("~0tp", [Reason]).
