@@ -73,9 +73,8 @@ int pt_rx_space(struct pt_rx *r, struct pt_rx_lane *l, struct iovec iov[2])
         void *bin = l->body == PT_BODY_MSG ? l->bin : l->transfer->bin;
         iov[n++] = (struct iovec){r->ops->bin_data(bin) + l->at, l->left};
     }
-    /* behind a chunk most likely comes another: what is read past its header must be copied. Between two
-     * chunks, too: a call more for each costs less than copying the 64 KB that a buffer takes. */
-    if (l->bulk)
+    /* behind a chunk most likely comes another: what is read past its header must be copied */
+    if (l->bulk && n)
         space = PT_MIN(space, (size_t)PT_RX_DIRECT_MIN);
     iov[n++] = (struct iovec){data(r, l) + l->end, space};
     return n;
