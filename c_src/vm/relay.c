@@ -108,7 +108,7 @@ int pt_relay_table_set(struct pt_relay_table *t, const ErlNifPid *owner, uint64_
     int rc = 0;
 
     pthread_mutex_lock(&relay.lock);
-    if (!relay.table || relay.owner.pid != owner->pid) {
+    if (!relay.table || enif_compare_pids(&relay.owner, owner) != 0) {
         relay.handed = 0;
         relay.owner = *owner;
     }
@@ -142,14 +142,8 @@ size_t pt_relay_routes(void)
 
 /* ---- to Erlang ---- */
 
-static bool tell(ErlNifEnv *env, ERL_NIF_TERM message)
-{
-    /* no environment of a caller: most often this is a callback of a port, not a NIF call */
-    bool sent = env && enif_send(NULL, &relay.owner, env, message);
-    if (env)
-        enif_free_env(env);
-    return sent;
-}
+/* enif_send() has no environment of a caller here: most often this is a callback of a port, not a NIF
+ * call. */
 
 static ERL_NIF_TERM binary(ErlNifEnv *env, const uint8_t *p, size_t len)
 {
@@ -167,31 +161,39 @@ static void drop(enum pt_relay_count why, const struct pt_relay_envelope *e)
     if (relay.table && (!relay.told_at || now - relay.told_at >= TELL_NS)) {
         relay.told_at = now;
         ErlNifEnv *env = enif_alloc_env();
-        if (env)
-            (void)tell(env, enif_make_tuple3(env, enif_make_atom(env, "partisan_relay_dropped"),
+        if (env) {
+            (void)enif_send(NULL, &relay.owner, env,
+                            enif_make_tuple3(env, enif_make_atom(env, "partisan_relay_dropped"),
                                              enif_make_atom(env, names[why]),
                                              binary(env, e->name, e->name_len)));
+            enif_free_env(env);
+        }
     }
     pthread_mutex_unlock(&relay.lock);
 }
 
 /* The whole message, as it came. False: the table is another one by now, look there. Under the lock
  * with which a table is set, so that none is set while its owner has such a message yet: what follows
- * would go by the new table, and be there before it. */
+ * would go by the new table, and be there before it. The message is copied before: all ports of the
+ * node meet at that lock. */
 static bool hand(const struct pt_relay_table *t, const struct pt_relay_envelope *e,
                  const uint8_t *p, size_t len)
 {
+    ErlNifEnv *env = enif_alloc_env();
+    ERL_NIF_TERM message = 0;
     bool same, sent = false;
 
+    if (env)
+        message =
+            enif_make_tuple2(env, enif_make_atom(env, "partisan_relay_frame"), binary(env, p, len));
     pthread_mutex_lock(&relay.lock);
     same = relay.table == t;
-    if (same && relay.handed < HANDED_MAX) {
-        ErlNifEnv *env = enif_alloc_env();
-        sent = env && tell(env, enif_make_tuple2(env, enif_make_atom(env, "partisan_relay_frame"),
-                                                 binary(env, p, len)));
-        relay.handed += sent;
-    }
+    if (same && relay.handed < HANDED_MAX)
+        sent = env && enif_send(NULL, &relay.owner, env, message);
+    relay.handed += sent;
     pthread_mutex_unlock(&relay.lock);
+    if (env)
+        enif_free_env(env);
     if (sent)
         count(PT_RELAY_HANDED);
     else if (same)

@@ -6,7 +6,8 @@
  * a table keeps its channels, and a channel that is gone says so when it is sent on.
  *
  * Locks: the relay lock guards which table is current, what was seen, and what Erlang was handed; it
- * is held for some instructions, and no other lock is taken under it. A message is passed on with the
+ * is held for some instructions and the handing over of a message, and no other lock of ours is taken
+ * under it. A message is passed on with the
  * port lock of the peer it came from, and takes the lock of the next channel: never two channels'. No
  * port lock is taken under a channel's, so two peers that pass messages to each other cannot meet.
  */
