@@ -238,6 +238,8 @@ int enif_send(ErlNifEnv *caller, const ErlNifPid *to, ErlNifEnv *env, ERL_NIF_TE
     return 1;
 }
 
+int enif_compare(ERL_NIF_TERM a, ERL_NIF_TERM b) { return (a > b) - (a < b); }
+
 ERL_NIF_TERM enif_make_atom(ErlNifEnv *env, const char *name)
 {
     (void)env, (void)name;
