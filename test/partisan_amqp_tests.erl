@@ -235,7 +235,7 @@ options_test() ->
 %% The processes, with programs in place of partisan_amqp
 
 processes_test_() ->
-    [{timeout, 60, {Title, fun() -> with(Program, Options, Fun) end}}
+    [{timeout, 90, {Title, fun() -> with(Program, Options, Fun) end}}
      || {Title, Program, Options, Fun} <-
             [{"a broker that never confirms", "printf '\\000\\000\\000\\001\\001'; exec cat >/dev/null",
               #{window => 5}, fun never_confirms/0},
@@ -262,7 +262,7 @@ never_confirms() ->
     await(fun() -> maps:get(waiting, partisan_amqp_pub:info()) =:= 1 end),
     ok = application:stop(partisan),
     receive {'DOWN', Mon, _, _, Reason} -> ?assertEqual({error, not_yet_connected}, Reason)
-    after 5000 -> error(stuck)
+    after 20000 -> error(stuck)
     end.
 
 cannot_run() ->
@@ -306,7 +306,7 @@ with(Program, Options, Fun) ->
         logger:set_primary_config(level, Level)
     end.
 
-await(Fun) -> await(Fun, erlang:monotonic_time(millisecond) + 20000).
+await(Fun) -> await(Fun, erlang:monotonic_time(millisecond) + 40000).
 
 await(Fun, Deadline) ->
     case Fun() of

@@ -9,7 +9,7 @@
 
 callbacks_test_() ->
     {foreach, fun quiet/0, fun logger:set_primary_config/1,
-     [fun(_) -> fun linked_callback/0 end, fun(_) -> fun linked_handler/0 end]}.
+     [fun(_) -> {timeout, 60, fun linked_callback/0} end, fun(_) -> {timeout, 60, fun linked_handler/0} end]}.
 
 %% That something failed is said in the log, and not here.
 quiet() ->
@@ -28,11 +28,11 @@ linked_callback() ->
             end,
     ok = partisan_peer_watch:on(up, any, Fails, #{}),
     up('one@h'),
-    ?assertEqual({fails, 'one@h'}, heard(5000)),
+    ?assertEqual({fails, 'one@h'}, heard(20000)),
     %% what comes before the process of the first call has ended goes with that
-    ?assertEqual({fails, 'two@h'}, until_heard(fun() -> up('two@h') end, 50)),
+    ?assertEqual({fails, 'two@h'}, until_heard(fun() -> up('two@h') end, 200)),
     ?assertEqual(Watch, whereis(partisan_peer_watch)),
-    channels_tried(100),
+    channels_tried(1000),
     stop(Watch),
     Server = whereis(partisan_channel_srv),
     is_pid(Server) andalso stop(Server).
@@ -55,7 +55,7 @@ linked_handler() ->
     {ok, Broadcast} = partisan_plumtree_broadcast:start_link(),
     Give = fun(Id) ->
                    Broadcast ! {plumtree, 'x@h', {payload, 'x@h', {?MODULE, Id}, 1, data}},
-                   ?assertEqual({merged, Id, Broadcast}, heard(5000))
+                   ?assertEqual({merged, Id, Broadcast}, heard(20000))
            end,
     Give(1),
     Failed = receive {linked, Pid} -> Pid end,
@@ -96,5 +96,5 @@ stop(Pid) ->
     Ref = monitor(process, Pid),
     exit(Pid, shutdown),
     receive {'DOWN', Ref, process, _, _} -> ok
-    after 5000 -> error({still_there, Pid})
+    after 20000 -> error({still_there, Pid})
     end.

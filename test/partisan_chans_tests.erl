@@ -52,9 +52,10 @@ conf() ->
 
 %% A channel that was taken out of the configuration while somebody waited for it.
 configured_away_test_() ->
-    [fun() -> configured_away(fun partisan_channel_srv:not_opened/3, [?NODE, ?NAME, no_lane]) end,
-     fun() -> configured_away(fun partisan_channel_srv:opened/6,
-                              [?NODE, ?NAME, <<0:128>>, 1, self(), #{monotonic => false}]) end].
+    [{timeout, 60, Test}
+     || Test <- [fun() -> configured_away(fun partisan_channel_srv:not_opened/3, [?NODE, ?NAME, no_lane]) end,
+                 fun() -> configured_away(fun partisan_channel_srv:opened/6,
+                                          [?NODE, ?NAME, <<0:128>>, 1, self(), #{monotonic => false}]) end]].
 
 configured_away(Says, Args) ->
     partisan_dist_reg = ets:new(partisan_dist_reg, [named_table]),
@@ -98,5 +99,5 @@ told() ->
 
 message() ->
     receive M -> M
-    after 5000 -> none
+    after 20000 -> none
     end.

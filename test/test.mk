@@ -181,7 +181,7 @@ check-rebar3: ## rebar3 compile, from a clean copy, without a network
 	@test/run/rebar3
 
 # --- order and delivery between real nodes -----------------------------------------------------------
-ORACLE_SECONDS ?= 30
+ORACLE_SECONDS ?= 20
 SOAK_SECONDS ?= 3600
 oracle: all net ## order oracle, lanes paused at random; ORACLE_SECONDS for each of six runs
 	@test/run/oracle $(ORACLE_SECONDS)

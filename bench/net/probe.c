@@ -21,7 +21,10 @@
 enum {
     PORT = 7007,
     BUFFER = 64 << 20,
-    LAST_NS = 400 * 1000 * 1000, /* to wait for the last probes */
+    /* Silence after which the last probes have come, once the emulator has nothing more of them; and
+     * if it should lose count of them. */
+    SILENCE_MS = 100,
+    SILENCE_MOST_MS = 20000,
     CHUNK = 65536,
     STATUS_NO_NETWORK = 3,
     SKIP = 77,
@@ -240,10 +243,34 @@ static void take(int fd, struct ptn_probes *p)
     }
 }
 
+/* Packets from a to b that the emulator has seen, or the kernel has dropped before it. */
+static double seen(struct ptn_lab *lab)
+{
+    return ptn_lab_stat(lab, "link a>b", "offered") + ptn_lab_stat(lab, "node a", "unread");
+}
+
+/* Not before the emulator has dealt with all of them: it may stand still for longer than any silence. */
+static void take_last(struct ptn_lab *lab, int to, double all, struct ptn_probes *p)
+{
+    uint64_t last = ptn_now(), quiet;
+
+    do {
+        struct pollfd pfd = {.fd = to, .events = POLLIN};
+        unsigned before = p->copies;
+        poll(&pfd, 1, 10);
+        take(to, p);
+        if (p->copies != before)
+            last = ptn_now();
+        quiet = (ptn_now() - last) / 1000000;
+    } while (quiet < SILENCE_MS ||
+             (quiet < SILENCE_MOST_MS &&
+              (seen(lab) < all || ptn_lab_stat(lab, "emulator", "under_way") > 0)));
+}
+
 static void send_and_take(int from, int to, size_t size, uint64_t gap, struct ptn_probes *p)
 {
     char data[65536] = {0};
-    uint64_t start = ptn_now(), last;
+    uint64_t start = ptn_now();
 
     for (unsigned i = 0; i < p->count; i++) {
         uint64_t due = start + i * gap, now;
@@ -259,14 +286,6 @@ static void send_and_take(int from, int to, size_t size, uint64_t gap, struct pt
             take(to, p);
         if (i % 8 == 0)
             take(to, p);
-    }
-    for (last = ptn_now(); ptn_now() < last + LAST_NS;) {
-        struct pollfd pfd = {.fd = to, .events = POLLIN};
-        unsigned before = p->copies;
-        poll(&pfd, 1, 10);
-        take(to, p);
-        if (p->copies != before)
-            last = ptn_now();
     }
 }
 
@@ -291,7 +310,9 @@ bool ptn_probe(struct ptn_lab *lab, unsigned count, size_t size, uint64_t gap, s
         /* FORCE needs more privilege than a user namespace gives. */
         if (setsockopt(to, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room))
             setsockopt(to, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+        double all = seen(lab) + count;
         send_and_take(from, to, size, gap, p);
+        take_last(lab, to, all, p);
     }
     if (from >= 0)
         close(from);
@@ -326,7 +347,7 @@ bool ptn_stream_open(struct ptn_lab *lab, int family, struct ptn_stream *s)
         struct pollfd pfd = {.fd = listener, .events = POLLIN};
         if (!bind(listener, (struct sockaddr *)&ss, len) && !listen(listener, 1) &&
             (!connect(s->from, (struct sockaddr *)&ss, len) || errno == EINPROGRESS) &&
-            poll(&pfd, 1, 10000) == 1)
+            poll(&pfd, 1, 30000) == 1)
             s->to = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     }
     if (listener >= 0)

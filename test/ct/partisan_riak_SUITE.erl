@@ -9,7 +9,7 @@
          members_come_and_go/1]).
 
 suite() ->
-    [{timetrap, {seconds, 120}}].
+    [{timetrap, {minutes, 4}}].
 
 all() ->
     [{group, pluggable}, {group, default}].
@@ -41,8 +41,9 @@ puts_and_gets(Config) ->
          [[?assertEqual({P, I, ok}, {P, I, on(Peer, fun() -> riak_shape:put(Nodes, {P, I}, value(I, Size), How) end)})
            || I <- lists:seq(1, 20), How <- [pid, reference]]
           || {P, Peer} <- lists:zip([1, 2, 3], Peers)],
-         [?assertEqual({P, I, {ok, value(I, Size)}},
-                       {P, I, on(Peer, fun() -> riak_shape:get(Nodes, {P, I}, How) end)})
+         %% compared there: a control channel is no place for that many bytes
+         [?assertEqual({P, I, true},
+                       {P, I, on(Peer, fun() -> {ok, value(I, Size)} =:= riak_shape:get(Nodes, {P, I}, How) end)})
           || I <- lists:seq(1, 20), How <- [pid, reference], P <- [1, 2, 3], Peer <- Peers],
          ?assertEqual({ok, notfound}, on(hd(Peers), fun() -> riak_shape:get(Nodes, nothing, pid) end))
      end || {Partitioned, Size} <- [{false, 100}, {true, 100}, {true, 300000}]],
@@ -87,7 +88,7 @@ gossip_newest(Config) ->
     stop(Peers).
 
 newest(P) ->
-    on(P, fun() -> gossip_server ! {newest, self()}, receive {newest, _, _} = N -> N after 5000 -> none end end).
+    on(P, fun() -> gossip_server ! {newest, self()}, receive {newest, _, _} = N -> N after 20000 -> none end end).
 
 broadcasts(Config) ->
     Peers = [A | _] = cluster(Config),

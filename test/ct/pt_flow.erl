@@ -16,7 +16,7 @@ start(From, To, Opts) ->
 stop(#flow{from = From, source = Source}) ->
     pt_peer:eval(From, fun() -> Source ! {stop, self()}, receive {sent, N} -> N end end).
 
-received(Flow) -> length(all(Flow)).
+received(#flow{to = To, sink = Sink}) -> pt_peer:how_many(To, Sink).
 
 all(#flow{to = To, sink = Sink}) -> pt_peer:collected(To, Sink).
 

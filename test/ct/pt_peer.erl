@@ -11,13 +11,17 @@
 -export([call/4, call/5, node/1, os_pid/1]).
 -export([eval/2, wait/1, wait/2, wait/3]).
 -export([connect/2, disconnect/2, connected/2]).
--export([spawn_collector/1, collected/2, collector_loop/1]).
+-export([spawn_collector/1, collected/2, how_many/2, collector_loop/1]).
 -export([log_start/1, logged/1, log/2, log_loop/1, unexpected_logs/1]).
 -export([is_partisan_port/1, dist_port/1, fds/1]).
 -export([start_raw/3, opts_name/1]).
 
--define(BOOT_MS, 30000).
+%% ms. What they end is a test that would wait for ever; a machine that stands still for some seconds
+%% must not.
+-define(BOOT_MS, 60000).
 -define(CALL_MS, 30000).
+-define(WAIT_MS, 30000).
+-define(DEAD_MS, 10000).
 
 -type peer() :: #{ctl := pid(), node := node(), os_pid := string()}.
 -export_type([peer/0]).
@@ -111,9 +115,10 @@ reap(OsPid) ->
 stop(#{ctl := Ctl, os_pid := OsPid}) ->
     unlink(Ctl),
     try peer:stop(Ctl) catch _:_ -> gone end,
-    wait(fun() -> not filelib:is_dir("/proc/" ++ OsPid) orelse zombie(OsPid) end, 5000) orelse
-        reap(OsPid),
+    wait(fun() -> dead(OsPid) end, ?DEAD_MS) orelse reap(OsPid),
     ok.
+
+dead(OsPid) -> not filelib:is_dir("/proc/" ++ OsPid) orelse zombie(OsPid).
 
 zombie(OsPid) ->
     case file:read_file("/proc/" ++ OsPid ++ "/stat") of
@@ -121,9 +126,11 @@ zombie(OsPid) ->
         _ -> true
     end.
 
+%% It is dead when this returns; that others know it is another matter.
 kill(#{ctl := Ctl, os_pid := OsPid}) ->
     unlink(Ctl),
     os:cmd("kill -KILL " ++ OsPid),
+    _ = wait(fun() -> dead(OsPid) end, ?DEAD_MS),
     ok.
 
 sigstop(#{os_pid := OsPid}) -> [] = os:cmd("kill -STOP " ++ OsPid), ok.
@@ -140,7 +147,7 @@ eval(P, Fun) when is_function(Fun, 0) ->
     call(P, erlang, apply, [Fun, []]).
 
 %% Polls a condition until it is true or the deadline (milliseconds) has passed.
-wait(Fun) -> wait(Fun, 10000).
+wait(Fun) -> wait(Fun, ?WAIT_MS).
 wait(Fun, Ms) -> wait(Fun, Ms, 10).
 wait(Fun, Ms, Step) ->
     wait_until(Fun, erlang:monotonic_time(millisecond) + Ms, Step).
@@ -191,11 +198,16 @@ collector_loop(Acc) ->
     end.
 
 collected(P, Pid) ->
-    eval(P, fun() ->
-                Ref = make_ref(),
-                Pid ! {pt_collected, self(), Ref},
-                receive {Ref, L} -> L end
-            end).
+    eval(P, fun() -> ask(Pid) end).
+
+%% Without the messages, which may be large: the control channel is slow.
+how_many(P, Pid) ->
+    eval(P, fun() -> length(ask(Pid)) end).
+
+ask(Pid) ->
+    Ref = make_ref(),
+    Pid ! {pt_collected, self(), Ref},
+    receive {Ref, L} -> L end.
 
 %% Keeps the node's log events (all levels) as text, for logged/1.
 log_start(P) ->

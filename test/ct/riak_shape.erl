@@ -11,7 +11,7 @@
 -define(PARTITIONS, 64).
 -define(N, 3).
 -define(QUORUM, 2).
--define(WAIT_MS, 10000).
+-define(WAIT_MS, 20000).
 
 %% ------------------------------------------------------------------------------------------------
 %% riak_core_partisan_utils

@@ -20,7 +20,7 @@
 
 -define(WELL_MS, 300000).
 -define(BROADCAST_MS, 60000).
--define(POLL_MS, 250).
+-define(POLL_MS, 250).   % at most; what comes soon is not waited for that long
 -define(WARM, 10).       % broadcasts until the tree of a root is a tree
 -define(MEASURED, 20).
 -define(LETTERS, 4).     % acknowledged messages of each node to others
@@ -63,6 +63,7 @@ setup(_) ->
 -spec run(setup()) -> ok.
 run(#{nodes := N, overlay := Overlay, kill := Percent, ads := Ads, quick := Quick}) ->
     enough_memory(N),
+    _ = rand:seed(exsss, N), % who joins whom, and who dies
     say("nodes", "~b, ~s", [N, Overlay]),
     Clock = clock(),
     Hub = pt_many_hub:start(N, #{args => args(Overlay), joined => joined(Overlay, servers(N), Quick)}),
@@ -255,15 +256,29 @@ depth(Root, Hub) ->
 letters(Hub) ->
     Names = pt_many_hub:names(Hub),
     Clock = clock(),
-    To = fun(Node) -> [lists:sublist(shuffle(lists:delete(Node, Names)), ?LETTERS), #{retransmission => true}] end,
-    Refused = lists:append(pt_many_hub:all(Hub, pt_many_node, forward, To)),
-    [] =:= Refused orelse error({refused, Refused}),
+    To = fun(Node) -> lists:sublist(shuffle(lists:delete(Node, Names)), ?LETTERS) end,
+    accepted(maps:from_list([{Node, To(Node)} || Node <- Names]), Hub,
+             erlang:monotonic_time(millisecond) + ?WELL_MS),
     Before = ?LETTERS * length(Hub),
     wait(fun() -> lists:sum(pt_many_hub:all(Hub, pt_many_node, arrived, [])) >= Before end, ?WELL_MS,
          messages_missing),
     Before = lists:sum(pt_many_hub:all(Hub, pt_many_node, arrived, [])),
     say("messages to any member", "~b acknowledged ones between random nodes arrived once, after ~s",
         [Before, Clock()]).
+
+%% Links come and go: one may know no way to another for a moment.
+accepted(Due, Hub, Deadline) ->
+    Refused = pt_many_hub:all(Hub, pt_many_node, forward,
+                              fun(Node) -> [maps:get(Node, Due), #{retransmission => true}] end),
+    Left = maps:from_list(lists:zipwith(fun({Node, _, _}, Nodes) -> {Node, Nodes} end, Hub, Refused)),
+    case lists:append(Refused) of
+        [] ->
+            ok;
+        Some ->
+            erlang:monotonic_time(millisecond) < Deadline orelse error({refused, Some}),
+            receive after ?POLL_MS -> ok end,
+            accepted(Left, Hub, Deadline)
+    end.
 
 shuffle(List) -> [X || {_, X} <- lists:sort([{rand:uniform(), X} || X <- List])].
 
@@ -299,9 +314,9 @@ deaths(Percent, Overlay, [Root | Others] = Hub) ->
 
 %% Condition: true, false, or it throws {at, Result}.
 wait(Condition, Ms, Failure) ->
-    wait_until(Condition, erlang:monotonic_time(millisecond) + Ms, Failure).
+    wait_until(Condition, erlang:monotonic_time(millisecond) + Ms, 2, Failure).
 
-wait_until(Condition, Deadline, Failure) ->
+wait_until(Condition, Deadline, Pause, Failure) ->
     case try Condition() catch throw:{at, _} = At -> At end of
         true ->
             true;
@@ -309,8 +324,8 @@ wait_until(Condition, Deadline, Failure) ->
             Result;
         false ->
             erlang:monotonic_time(millisecond) < Deadline orelse error(Failure),
-            receive after ?POLL_MS -> ok end,
-            wait_until(Condition, Deadline, Failure)
+            receive after Pause -> ok end,
+            wait_until(Condition, Deadline, min(?POLL_MS, 2 * Pause), Failure)
     end.
 
 clock() ->
