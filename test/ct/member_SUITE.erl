@@ -167,9 +167,12 @@ leave_other(_Config) ->
     pt_cluster:stop(Nodes).
 
 %% As leave/1, and the connection goes, behind what was sent. Between two nodes, for of three `global`
-%% makes all others drop the one that one of them dropped.
+%% makes all others drop the one that one of them dropped; and without the kernel's servers, which connect
+%% to answer a node that has just come.
 disconnect_node(_Config) ->
-    Nodes = [A, B] = mesh(2),
+    Nodes = [A, B] = pt_cluster:start(2, [], #{args => ["-kernel", "dist_auto_connect", "never"]}),
+    ok = pt_cluster:join(Nodes, sync_join),
+    ?wait(pt_cluster:is_mesh(Nodes)),
     Collector = pt_peer:spawn_collector(A),
     N = 200,
     ?assert(pt_peer:eval(B, fun() ->

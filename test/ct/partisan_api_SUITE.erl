@@ -719,7 +719,7 @@ stop(Peers) -> lists:foreach(fun pt_peer:stop/1, Peers).
 node_with(Env) -> node_with(Env, #{}).
 
 node_with(Env, Opts) ->
-    %% Nobody but the test connects: `global` does, when a node goes while it says hello to it.
+    %% Nobody but the test connects: OTP's rpc server does, to answer a node that has just come and gone.
     P = pt_peer:start(api, Opts#{args => ["-connect_all", "false", "-kernel", "dist_auto_connect", "never",
                                           "-kernel", "prevent_overlapping_partitions", "false"]}),
     {ok, _} = on(P, fun() ->

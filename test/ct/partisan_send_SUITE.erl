@@ -541,8 +541,8 @@ node_with(Env, Opts) ->
     end),
     P.
 
-%% Connections are made and cut: not by global, which makes one anew when a node goes while it says hello
-%% to it, and in OTP 25 cuts more of them where one was lost.
+%% Connections are made and cut: not by OTP's rpc server, which makes one anew to answer a node that has
+%% just come and gone, nor by global, which in OTP 25 cuts more of them where one was lost.
 only_by_the_test() ->
     ["-connect_all", "false", "-kernel", "dist_auto_connect", "never",
      "-kernel", "prevent_overlapping_partitions", "false"].

@@ -6,6 +6,7 @@
 overlay() ->
     #{core => partisan_overlay_routed, links => hidden,
       config => #{core => partisan_overlay_static, options => partisan_manager:static_options(),
+                  tree => #{exchange_tick_period => 500},
                   incarnation => erlang:system_time(microsecond)}}.
 
 start_link() -> partisan_overlay_shell:start_link(?MODULE).

@@ -6,6 +6,7 @@
 overlay() ->
     #{core => partisan_overlay_routed, links => hidden,
       config => #{core => partisan_ring, options => #{gossip_interval => 200, retry_interval => 300},
+                  tree => #{exchange_tick_period => 500},
                   incarnation => erlang:system_time(microsecond)}}.
 
 start_link() -> partisan_overlay_shell:start_link(?MODULE).
