@@ -26,7 +26,7 @@
     wraps := {[string()], [string()]}
 }.
 
--define(BOOT_MS, 20000).
+-define(BOOT_MS, 60000).
 -define(PREPARE_MS, 60000).
 
 %% Starts two nodes of the carrier, connects them, and makes sure that the carrier carries.

@@ -10,7 +10,7 @@
 -define(TRAFFIC, 7000).     % ms with all nodes
 -define(WITHOUT, 3000).     % ms without the killed one
 -define(AGAIN, 5000).       % ms with the new one
--define(PATIENCE, 15000).   % ms for anything that is awaited
+-define(PATIENCE, 60000).   % ms for anything that is awaited
 -define(LOOK, 500).         % ms between two looks at the nodes
 
 %% {Bytes of a message, how many a sender has under way at most, ms from one to the next}. As much as
@@ -67,9 +67,9 @@ start(Letter, #s{tag = Tag, paths = Paths, pids = Pids, nodes = Nodes} = S) ->
                                        "-pa" | Paths]})
         catch exit:Why -> failed("node ~s did not start: ~0p", [Letter, Why])
         end,
-    OsPid = peer:call(Ctl, os, getpid, []),
+    OsPid = peer:call(Ctl, os, getpid, [], ?PATIENCE),
     ok = file:write_file(Pids, [OsPid, $\n], [append]),
-    ok = peer:call(Ctl, pt_demo_node, start, []),
+    ok = peer:call(Ctl, pt_demo_node, start, [], ?PATIENCE),
     S#s{nodes = Nodes#{Letter => #{ctl => Ctl, node => Node, os_pid => OsPid}}}.
 
 %% Connects, and waits for all lanes.
