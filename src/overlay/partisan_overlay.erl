@@ -84,6 +84,8 @@
       | left.                       %% the leave of the own node is complete
 
 %% A picture of the state, for people, tests and partisan:topology/0. Cores add keys of their own.
+%% `links`, `[{node(), State :: term()}]`: connections that the core has not closed yet, or is making,
+%% neighbours or not; another overlay that takes over closes those that it does not use.
 -type info() :: #{members := [spec()], neighbours := [node()], atom() => term()}.
 
 %% Now is the time of the call. Rand is a seeded state for the `_s` functions of rand; the core

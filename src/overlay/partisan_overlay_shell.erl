@@ -50,7 +50,8 @@
              waiting = [] :: [{node(), gen_server:from()}],
              strangers = #{} :: #{node() => []},
              malformed = none :: none | integer(), % time of the last line about such a message
-             settling = none :: none | #{node() => []}}). % neighbours of the overlay of before
+             %% of the overlay of before
+             settling = none :: none | #{node() => neighbour | link}}).
 
 %% ------------------------------------------------------------------------------------------------
 %% For managers. All fail with noproc if no overlay runs.
@@ -222,7 +223,7 @@ handle_call({switch, Manager, Contact}, _From, St) ->
         {ok, Core, Kind, State, Effects} ->
             ?LOG_NOTICE("partisan: the overlay is ~ts from now on", [Manager]),
             {reply, ok, switched(Contact, Effects, St#st{manager = Manager, core = Core, kind = Kind,
-                                                         state = State})};
+                                                         state = State, settling = owned(St)})};
         {error, _} = Error ->
             {reply, Error, St}
     end;
@@ -336,11 +337,11 @@ effect({send, Node, Term}, #st{links = Links, core = Core} = St) ->
 effect({connect, #{name := Node} = Spec}, #st{links = Links, given_up = GivenUp} = St) ->
     case Links of
         #{Node := #link{state = up}} ->
-            {event, {up, Node}, St};
+            {event, {up, Node}, St#st{settling = wanted(Node, St)}};
         #{Node := #link{state = dialing}} ->
-            St;
+            St#st{settling = wanted(Node, St)};
         #{Node := #link{state = closing} = Link} ->
-            St#st{links = Links#{Node := Link#link{again = Spec}}};
+            St#st{links = Links#{Node := Link#link{again = Spec}}, settling = wanted(Node, St)};
         #{} ->
             Link = partisan_overlay_link:start(Spec, dial, St#st.kind, ?MODULE),
             St#st{links = Links#{Node => #link{state = dialing, link = Link}},
@@ -372,10 +373,14 @@ effect({members, Specs}, St) ->
     true = ets:insert(?TABLE, {members, Specs}),
     partisan_peer_service_events:update(Specs),
     St;
-effect({notify, {neighbour_up, #{name := Node}}},
-       #st{neighbours = Neighbours, settling = #{} = Settling} = St)
-  when is_map_key(Node, Settling), is_map_key(Node, Neighbours) ->
-    St#st{settling = maps:remove(Node, Settling)}; % one it was, and one it stays
+effect({notify, {neighbour_up, #{name := Node}} = Notice},
+       #st{neighbours = Neighbours, settling = #{} = Settling} = St0)
+  when is_map_key(Node, Settling) ->
+    St = St0#st{settling = maps:remove(Node, Settling)},
+    case Neighbours of
+        #{Node := _} -> St; % one it was, and one it stays
+        #{} -> effect({notify, Notice}, St)
+    end;
 effect({notify, {neighbour_up, #{name := Node}} = Notice}, #st{waiting = Waiting} = St) ->
     {Now, Later} = lists:partition(fun({Name, _}) -> Name =:= Node end, Waiting),
     St1 = neighbours(fun(Neighbours) -> Neighbours#{Node => []} end, St#st{waiting = Later}),
@@ -439,13 +444,28 @@ neighbours(Change, #st{neighbours = Old} = St) ->
 %% Another overlay. Links stay until the new one has made its own, and are closed then if it does
 %% not use them; what the old core wanted (timers, routes) goes at once.
 
-switched(Contact, Effects, #st{timers = Timers, links = Links, neighbours = Neighbours,
-                               manager = Manager} = St0) ->
+%% What the old overlay would have closed, now or some time: its neighbours, dials, and links that its
+%% core keeps for a while without using them (HyParView, to let what is under way arrive). Timers of that
+%% core will not fire any more, so nobody else would ever close those.
+owned(#st{core = Core, state = State, links = Links, neighbours = Neighbours, settling = Settling}) ->
+    Kept = [Node || {Node, _} <- maps:get(links, Core:info(State), [])]
+        ++ [Node || {Node, #link{state = dialing}} <- maps:to_list(Links)]
+        ++ [Node || Settling =/= none, {Node, link} <- maps:to_list(Settling)],
+    Open = maps:filter(fun(_, #link{state = Is}) -> Is =/= closing end, Links),
+    maps:merge(maps:with(Kept, maps:map(fun(_, _) -> link end, Open)),
+               maps:map(fun(_, _) -> neighbour end, Neighbours)).
+
+%% Asked for by the new overlay, which closes it itself if it does not keep it. What is said of
+%% neighbours is still to be said.
+wanted(Node, #st{settling = Settling}) when map_get(Node, Settling) =:= link -> maps:remove(Node, Settling);
+wanted(_Node, #st{settling = Settling}) -> Settling.
+
+switched(Contact, Effects, #st{timers = Timers, links = Links, manager = Manager} = St0) ->
     lists:foreach(fun(Name) -> stop_timer(Name, Timers) end, maps:keys(Timers)),
     true = ets:match_delete(?TABLE, {{route, '_'}, '_'}),
     true = ets:insert(?TABLE, {manager, Manager}),
     partisan_relay_lanes:ways(none),
-    St1 = effects(Effects, St0#st{timers = #{}, strangers = #{}, settling = Neighbours}),
+    St1 = effects(Effects, St0#st{timers = #{}, strangers = #{}}),
     St2 = lists:foldl(fun(Node, Acc) -> event({up, Node}, Acc) end, St1,
                       [Node || {Node, #link{state = up}} <- lists:sort(maps:to_list(Links))]),
     Contact =:= node() orelse
@@ -454,10 +474,12 @@ switched(Contact, Effects, #st{timers = Timers, links = Links, neighbours = Neig
     St2.
 
 settled(#st{settling = Left} = St0) ->
-    lists:foldl(fun(Node, St) ->
+    lists:foldl(fun({Node, neighbour}, St) ->
                         effects([{notify, {neighbour_down, Node, overlay_changed}},
-                                 {disconnect, Node}], St)
-                end, St0#st{settling = none}, lists:sort(maps:keys(Left))).
+                                 {disconnect, Node}], St);
+                   ({Node, link}, St) ->
+                        effects([{disconnect, Node}], St)
+                end, St0#st{settling = none}, lists:sort(maps:to_list(Left))).
 
 %% ------------------------------------------------------------------------------------------------
 %% Connections
@@ -515,8 +537,10 @@ node_down(Node, Reason, #st{links = Links} = St) ->
     end.
 
 %% A neighbour of the old overlay that the new one does not know.
-not_settling(Node, Reason, #st{settling = #{} = Settling} = St) when is_map_key(Node, Settling) ->
+not_settling(Node, Reason, #st{settling = Settling} = St) when map_get(Node, Settling) =:= neighbour ->
     effects([{notify, {neighbour_down, Node, Reason}}], St#st{settling = maps:remove(Node, Settling)});
+not_settling(Node, _Reason, #st{settling = Settling} = St) when map_get(Node, Settling) =:= link ->
+    St#st{settling = maps:remove(Node, Settling)};
 not_settling(_Node, _Reason, St) ->
     St.
 
