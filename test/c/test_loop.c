@@ -277,11 +277,11 @@ END_TEST
 START_TEST(descriptor_comes_back)
 {
     struct pt_loop *loop = kit_start(_i);
-    enum { ROUNDS = 100 };
+    enum { ROUNDS = 100, PIECE = 1 << 15 };
     int kept[ROUNDS], peers[ROUNDS], number = -1;
     for (int i = 0; i < ROUNDS; i++) {
         struct lane *l = malloc(sizeof *l); /* freed each round: sanitizers see a stale pointer */
-        lane_init(l, (uint64_t)i, 1 << 18, true);
+        lane_init(l, (uint64_t)i, PIECE, true);
         if (number >= 0 && l->tx.fd != number) {
             ck_assert(dup3(l->tx.fd, number, O_CLOEXEC) == number);
             close(l->tx.fd);
@@ -297,7 +297,8 @@ START_TEST(descriptor_comes_back)
             lane_wait_returned(l);
         } else { /* to its end, through EAGAIN */
             pthread_mutex_lock(&l->lock);
-            l->credit = PT_MAX(l->sent + 1, 100000u);
+            /* more than what may be under way, which was offered before */
+            l->credit = PT_MAX(l->sent + PIECE + 1, 100000u);
             pthread_mutex_unlock(&l->lock);
             ck_assert(pthread_create(&l->reader, NULL, lane_reader, l) == 0);
             lane_wait_returned(l);
@@ -387,13 +388,16 @@ START_TEST(idle_thread)
             ck_assert(fcntl(l[i].tx.fd, F_SETFL, O_NONBLOCK) == 0);
         lane_stick(loop, &l[i]);
     }
-    double before, after, until = kit_now() + 0.3;
-    loop_cpu(&before);
-    ck_assert_msg(before >= 0, "no thread named partisan_loop");
-    while (kit_now() < until) /* the time in which a spinning loop would show */
-        sched_yield();
-    loop_cpu(&after);
-    ck_assert_msg(after - before < 0.1, "%.2f s of CPU while idle", after - before);
+    double before, after, limit = kit_now() + DEADLINE_S;
+    do { /* again, if it had not come to rest: one that spins never does */
+        double until = kit_now() + 0.3; /* the time in which a spinning loop would show */
+        loop_cpu(&before);
+        ck_assert_msg(before >= 0, "no thread named partisan_loop");
+        while (kit_now() < until)
+            sched_yield();
+        loop_cpu(&after);
+        ck_assert_msg(kit_now() < limit, "%.2f s of CPU while idle", after - before);
+    } while (after - before >= 0.1);
     for (int i = 0; i < 2; i++) {
         ck_assert(shutdown(l[i].tx.fd, SHUT_RDWR) == 0);
         lane_wait_returned(&l[i]);

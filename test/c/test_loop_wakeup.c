@@ -25,7 +25,7 @@
 #define IS_X86_64 0
 #endif
 
-#define LOST_AFTER_S 10 /* nobody is kept from running that long */
+#define LOST_AFTER_S 60 /* nobody is kept from running that long */
 #define LOOKS 2000      /* before the processor is offered to others */
 
 static double now(void)

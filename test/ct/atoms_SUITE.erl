@@ -14,7 +14,7 @@
 -define(ROUNDS, 150).
 -define(IN_FLIGHT, 6).
 
-suite() -> [{timetrap, {seconds, 120}}].
+suite() -> [{timetrap, {seconds, 240}}].
 
 all() -> [four_lanes, one_lane, another_connection].
 
@@ -48,7 +48,7 @@ traffic(A, B, Rounds) ->
     NodeB = pt_peer:node(B),
     Chaos = [{P, pt_peer:call(P, erlang, spawn, [order_SUITE, chaos, [I]])}
              || P <- [A, B], I <- [1, 2]],
-    Answers = pt_peer:call(A, erlang, apply, [fun() -> run(NodeB, Rounds) end, []], 100000),
+    Answers = pt_peer:call(A, erlang, apply, [fun() -> run(NodeB, Rounds) end, []], 200000),
     [pt_peer:eval(P, fun() -> calm(C) end) || {P, C} <- Chaos],
     ?assertEqual(lists:duplicate(?CLIENTS, ok), Answers).
 
@@ -67,7 +67,7 @@ run(NodeB, Rounds) ->
                || I <- lists:seq(1, ?CLIENTS)],
     [receive
          {'DOWN', Ref, process, Pid, Why} -> Why
-     after 90000 ->
+     after 180000 ->
          nothing_came
      end || {Pid, Ref} <- Clients].
 

@@ -14,7 +14,7 @@
                   wait_info/4, wait_seen/3]).
 -import(pt_pair, [on/2, stop/1]).
 
-suite() -> [{timetrap, {seconds, 120}}].
+suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
     [addresses, trace_token, refusals, fallback, plain_peer, opened_by_either_side, opened_by_both,
@@ -96,7 +96,7 @@ fallback(_) ->
     ?assertEqual(#{}, info(A, B, bulk)),
     %% and learnt later: the answer is forgotten after a while
     ok = pt_peer:call(B, partisan_channel, configure, [#{small => #{}, bulk => #{}}]),
-    ?assert(pt_peer:wait(fun() -> send(A, B, bulk, Sink, late) =:= ok end, 20000, 200)),
+    ?assert(pt_peer:wait(fun() -> send(A, B, bulk, Sink, late) =:= ok end, 40000, 200)),
     ?assertEqual([by_default, by_default, late], wait_seen(B, Sink, 3)),
     stop([A, B]).
 
@@ -294,12 +294,12 @@ timeout_and_nosuspend(_) ->
     Taken = fill(A, B, Sink),
     {Time, Answer} = timer:tc(fun() -> send(A, B, tiny, Sink, late, #{timeout => 300}) end),
     ?assertEqual({error, timeout}, Answer),
-    ?assert(Time >= 300000),
+    ?assert(Time >= 290000, Time), % two VMs' clocks may be corrected differently, by a percent
     ?assertEqual({error, timeout}, send(A, B, tiny, Sink, late, #{timeout => 0})),
     ?assertEqual({error, busy}, send(A, B, tiny, Sink, late, #{nosuspend => true})),
     ?assertMatch(#{waiting := 0}, info(A, B, tiny)),
     lanes(A, B, tiny, resume_send),
-    ok = send(A, B, tiny, Sink, in_time, #{timeout => 5000}),
+    ok = send(A, B, tiny, Sink, in_time, #{timeout => 30000}),
     Seen = wait_seen(B, Sink, Taken + 1),
     ?assertEqual([in_time], [M || M <- Seen, is_atom(M)]),
     stop([A, B]).
@@ -371,17 +371,27 @@ explicit_keys(_) ->
 
 compressed(_) ->
     {A, B} = pair(#{}),
-    Sink = sink(B),
-    Terms = [lists:duplicate(N, {key, <<"some words that come again">>}) || N <- [1, 30, 3000, 100000]],
-    [ok = send(A, B, zip, Sink, T) || T <- Terms],
-    ?assertEqual(lists:sort(Terms), lists:sort(wait_seen(B, Sink, 4))),
+    %% What is large is made and looked at where it is: on the way to the test it would take minutes.
+    Sink = sink(B, fun erlang:phash2/1),
+    Node = pt_peer:node(B),
+    Send = fun(Terms) ->
+                   on(A, fun() ->
+                             Ts = Terms(),
+                             [ok = partisan_channel:send(Node, zip, Sink, T) || T <- Ts],
+                             {[erlang:phash2(T) || T <- Ts], lists:sum([erlang:external_size(T) || T <- Ts])}
+                         end)
+           end,
+    {Sent, Size} = Send(fun() ->
+                            [lists:duplicate(N, {key, <<"some words that come again">>})
+                             || N <- [1, 30, 3000, 100000]]
+                        end),
+    ?assertEqual(Sent, wait_seen(B, Sink, 4)),
     #{bytes_out := Out} = info(A, B, zip),
-    Size = lists:sum([erlang:external_size(T) || T <- Terms]),
     ?assert(Out * 20 < Size, {Out, Size}),
     %% beyond the largest that is compressed
-    Large = binary:copy(<<"abcdefgh">>, 2200000),
-    ok = send(A, B, zip, Sink, Large),
-    ?assertEqual(Large, lists:last(wait_seen(B, Sink, 5))),
+    {Large, LargeSize} = Send(fun() -> [binary:copy(<<"abcdefgh">>, 2200000)] end),
+    ?assertEqual(Sent ++ Large, wait_seen(B, Sink, 5)),
+    ?assert(wait_info(A, B, zip, fun(#{bytes_out := After}) -> After - Out > LargeSize end)),
     stop([A, B]).
 
 not_worth_compressing(_) ->
@@ -391,8 +401,10 @@ not_worth_compressing(_) ->
     ok = send(A, B, zip, Sink, Random),
     ok = send(A, B, zip, Sink, short),
     ?assertEqual([Random, short], lists:reverse(lists:sort(wait_seen(B, Sink, 2)))),
+    %% counted a moment after the socket took them
+    ?assert(wait_info(A, B, zip, fun(#{bytes_out := Out}) -> Out > 100000 end)),
     #{bytes_out := Out} = info(A, B, zip),
-    ?assert(Out > 100000 andalso Out < 101000, Out),
+    ?assert(Out < 101000, Out),
     stop([A, B]).
 
 %% --- configuration

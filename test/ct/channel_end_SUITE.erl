@@ -14,7 +14,7 @@
 -import(pt_chan, [info/3, lanes/4, pair/1, send/5, send/6, sink/1, sink/2, wait_info/4, wait_seen/3]).
 -import(pt_pair, [on/2, stop/1]).
 
-suite() -> [{timetrap, {seconds, 120}}].
+suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
     [peer_killed_under_load, waiting_when_the_peer_ends, races_with_disconnect,
@@ -39,7 +39,7 @@ flood(Node, Channel, Sink, Size) ->
 
 ended(A, Pid, Count) ->
     Ended = fun() -> [X || {ended, _, X} <- pt_peer:collected(A, Pid)] end,
-    true = pt_peer:wait(fun() -> length(Ended()) >= Count end, 20000),
+    true = pt_peer:wait(fun() -> length(Ended()) >= Count end),
     Ended().
 
 %% Neither knows of the other any more: one of them may be a second behind.
@@ -151,6 +151,7 @@ lost_lane_ends_the_connection(_) ->
     Sink = sink(B),
     ok = send(A, B, wide, Sink, [1]),
     [1] = hd(wait_seen(B, Sink, 1)),
+    ?assert(wait_info(A, B, wide, fun(#{lanes_attached := N}) -> N =:= 4 end)),
     [ok = send(A, B, wide, Sink, I, #{partition_key => I}) || I <- lists:seq(1, 40)],
     _ = wait_seen(B, Sink, 41),
     #{channel := No} = info(A, B, wide),
@@ -221,7 +222,7 @@ nothing_is_kept(_) ->
                                          {binary, Refs} = process_info(self(), binary),
                                          lists:all(fun({_, 300000, N}) -> N =< 2; (_) -> true end, Refs)
                                      end,
-                              {Channel, true} = {Channel, pt_peer:wait(Gone, 20000)},
+                              {Channel, true} = {Channel, pt_peer:wait(Gone)},
                               byte_size(Bin)
                           end)
             end,
@@ -245,8 +246,11 @@ nothing_is_kept(_) ->
      end || C <- [small, gossip, tiny]],
     pt_peer:disconnect(A, B),
     Close = fun() -> lists:all(fun({X, Y}) -> X < Y + 2000000 end, lists:zip(Memory(), Before)) end,
-    ?assert(pt_peer:wait(Close, 20000, 200), {Before, Memory()}),
-    ?assertMatch(#{queue_bytes := 0}, pt_peer:call(A, partisan_nif, info, [])),
+    ?assert(pt_peer:wait(Close, 30000, 200), {Before, Memory()}),
+    ?assert(pt_peer:wait(fun() ->
+                             #{queue_bytes := Left} = pt_peer:call(A, partisan_nif, info, []),
+                             Left =:= 0
+                         end)),
     stop([A, B]).
 
 %% --- nonsense
@@ -259,7 +263,8 @@ bad_arguments(_) ->
     Node = pt_peer:node(B),
     ?assertEqual(done, pt_peer:call(A, erlang, apply, [fun() -> fuzz(Node, Sink) end, []], 60000)),
     ok = send(A, B, small, Sink, last),
-    ?assert(lists:member(last, wait_seen(B, Sink, 3))),
+    %% what was made at random may have been a message, too
+    ?assert(pt_peer:wait(fun() -> lists:member(last, pt_chan:seen(B, Sink)) end)),
     stop([A, B]).
 
 %% Arguments of the NIFs, one or more of them wrong: badarg, and nothing sent.
@@ -341,11 +346,11 @@ strangers_at_the_port(_) ->
          {ok, S} = gen_tcp:connect({127, 0, 0, 1}, pt_pair:listen_port(B),
                                    [binary, {active, false}, {packet, 2}]),
          ok = gen_tcp:send(S, Request),
-         Answer = gen_tcp:recv(S, 0, 5000),
+         Answer = gen_tcp:recv(S, 0, 30000),
          _ = case Answer of
                  {ok, <<$P, _:48/binary>>} -> % it proved itself; we cannot
                      ok = gen_tcp:send(S, <<$P, 0:256>>),
-                     ?assertEqual({error, closed}, gen_tcp:recv(S, 0, 5000));
+                     ?assertEqual({error, closed}, gen_tcp:recv(S, 0, 30000));
                  _ ->
                      ?assertEqual({error, closed}, Answer)
              end,
@@ -357,7 +362,7 @@ strangers_at_the_port(_) ->
                         <<"Ptsc", 2, Id/binary, 0, 0:128, 5, "small">>,
                         <<"Ptsc", 1, 0:128, 0, 0:128, 5, "small">>]],
     ?assert(pt_peer:connected(A, B)),
-    ?assertMatch(#{lanes_attached := 1}, info(B, A, small)),
+    ?assert(wait_info(B, A, small, fun(Info) -> maps:get(lanes_attached, Info, 0) =:= 1 end)),
     stop([A, B]).
 
 stale_handles(_) ->
@@ -378,7 +383,7 @@ stale_handles(_) ->
                                     partisan_nif:channel_send(get(h), Data, none, none, {wait, x}),
                                     partisan_nif:channel_cancel(get(h), 1)]
                                end)),
-    ok = send(A, B, small, Sink, 2, #{timeout => 5000}),
+    ok = send(A, B, small, Sink, 2, #{timeout => 30000}),
     ?assertEqual([1, 2], wait_seen(B, Sink, 2)),
     stop([A, B]).
 
@@ -399,7 +404,10 @@ closed_when_idle(_) ->
          ?assert(pt_peer:wait(fun() -> info(From, To, idle) =:= #{} end)),
          ?assert(pt_peer:wait(fun() -> info(To, From, idle) =:= #{} end))
      end || {From, To} <- [{A, B}]],
-    ?assert(pt_peer:wait(fun() -> [pt_peer:fds(P) || P <- [A, B]] =:= Fds end)),
+    %% not more than before; less if something else was just being closed then
+    ?assert(pt_peer:wait(fun() ->
+                             lists:all(fun({P, N}) -> pt_peer:fds(P) =< N end, lists:zip([A, B], Fds))
+                         end)),
     ?assert(pt_peer:connected(A, B)),
     ok = send(A, B, idle, Sink, 2),
     Back = sink(A),
@@ -430,6 +438,11 @@ asked_by_one_that_stands_still(_) ->
     NodeA = pt_peer:node(A),
     NodeB = pt_peer:node(B),
     pt_peer:connect(C, A),
+    %% all that are to be paused
+    ?assert(pt_peer:wait(fun() ->
+                             #{lanes_attached := N, lanes := Ls} = pt_peer:call(A, partisan_dist, info, [NodeB]),
+                             [N, length(Ls)] =:= [2, 2] % lanes_at_start
+                         end)),
     on(A, fun() ->
         Port = pt_peer:dist_port(NodeB),
         #{lanes := Lanes} = partisan_dist:info(NodeB),
@@ -452,7 +465,7 @@ asked_by_one_that_stands_still(_) ->
     Answers = [[{registered_name, partisan_channel_srv}, {initial_call, {proc_lib, init_p, 5}}],
                [{registered_name, []}, {initial_call, {erlang, send, 3}}]],
     ?assert(pt_peer:wait(fun() -> Answers -- Suspended() =/= Answers end)),
-    ?assertEqual(ok, pt_peer:call(C, partisan_channel, open, [NodeA, small, 5000])),
+    ?assertEqual(ok, pt_peer:call(C, partisan_channel, open, [NodeA, small, 30000])),
     stop([A, B, C]).
 
 %% Closed on both sides once it is quiet, whoever asks for it; the connection stays, and the next message
@@ -484,6 +497,7 @@ configured_anew(_) ->
     Bytes = binary:copy(<<"compress me ">>, 1000),
     Set = fun(P, Conf) -> ok = pt_peer:call(P, partisan_channel, configure, [Conf]) end,
     [ok = send(A, B, C, Sink, 0) || C <- [small, gossip]],
+    _ = wait_seen(B, Sink, 2), % no order between channels
     ok = send(A, B, wide, Wide, 4),
     ?assert(wait_info(A, B, wide, fun(#{lanes := Lanes}) -> length(Lanes) =:= 4 end)),
     %% At once: compression, and a channel that is no more.

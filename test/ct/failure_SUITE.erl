@@ -9,10 +9,10 @@
          lane_cut_in_large_message/1, no_descriptors_left/1, port_closed_by_somebody/1,
          backend_fails/1]).
 
--import(pt_failure, [alone/0, pair/0, pair/2, stop/1, on/2, cast/2, watcher/2, seen/2, seen_any/2,
+-import(pt_failure, [alone/0, pair/0, pair/2, stop/1, on/2, cast/2, watcher/2, seen/2, seen_count/2,
                      downs/2, flood/2, one_end/4, reaches/2, healthy/1, ports/1, sockets/1]).
 
-suite() -> [{timetrap, {seconds, 110}}].
+suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
     [peer_killed, kill_in_large_message, peer_frozen, frozen_peer_under_load,
@@ -24,7 +24,7 @@ peer_killed(_) ->
     {A, B} = pair(),
     W = watcher(A, B),
     flood(B, W),
-    ?assert(pt_peer:wait(fun() -> length(seen(A, W)) > 100 end)),
+    ?assert(pt_peer:wait(fun() -> seen_count(A, W) > 100 end)),
     pt_peer:kill(B),
     one_end(A, W, B, connection_closed),
     healthy(A),
@@ -52,7 +52,7 @@ peer_frozen(_) ->
     one_end(A, W, B, net_tick_timeout),
     %% It wakes up, finds the connection gone, and comes back (somebody may have tried already).
     pt_peer:sigcont(B),
-    ?assert(pt_peer:wait(fun() -> reaches(A, B) andalso reaches(B, A) end, 20000)),
+    ?assert(pt_peer:wait(fun() -> reaches(A, B) andalso reaches(B, A) end, 60000)),
     healthy(A),
     stop([A, B]).
 
@@ -75,9 +75,9 @@ frozen_peer_under_load(_) ->
     on(A, fun() -> [exit(P, kill) || P <- Senders], ok end),
     ?assert(pt_peer:wait(fun() ->
                              on(A, fun() -> not lists:any(fun is_process_alive/1, Senders) end)
-                         end, 20000)),
+                         end, 60000)),
     pt_peer:kill(B),
-    ?assert(pt_peer:wait(fun() -> ports(A) =< Ports andalso sockets(A) =< Fds end, 20000)),
+    ?assert(pt_peer:wait(fun() -> ports(A) =< Ports andalso sockets(A) =< Fds end)),
     healthy(A),
     stop([A]).
 
@@ -96,20 +96,21 @@ lane_cut(Lane) ->
     {A, B} = pair(Args, Args),
     NB = pt_peer:node(B),
     W = watcher(A, B),
-    ?assert(pt_peer:wait(fun() -> cut_possible(B, pt_peer:node(A), Lane) end)),
+    ?assert(pt_peer:wait(fun() -> cut_possible(A, NB, Lane) andalso cut_possible(B, pt_peer:node(A), Lane) end)),
     cast(B, fun() -> [W ! {big, I, binary:copy(<<I>>, 20000000)} || I <- lists:seq(1, 30)] end),
-    ?assert(pt_peer:wait(fun() -> seen_any(A, W) end)),
+    ?assert(pt_peer:wait(fun() -> seen_count(A, W) > 0 end)),
     ok = on(A, fun() -> <<0>> = test_verb(pt_peer:dist_port(NB), 5, Lane), ok end),
-    ?assert(pt_peer:wait(fun() -> downs(A, W) =/= [] end, 20000)),
+    ?assert(pt_peer:wait(fun() -> downs(A, W) =/= [] end)),
     one_end(A, W, B, any),
     %% The sender goes on over a new connection; before nodedown nothing is missing.
     Old = lists:takewhile(fun(M) -> element(1, M) =/= nodedown end, seen(A, W)),
     Big = [{I, Size} || {big, I, Size} <- Old],
     ?assertEqual([{I, 20000000} || I <- lists:seq(1, length(Big))], Big),
     ?assertEqual([], [M || {big, _, Size} = M <- seen(A, W), Size =/= 20000000]),
-    ?assertMatch([_ | _], [L || {_, L} <- pt_peer:logged(A), string:find(L, "lost") =/= nomatch]),
+    ?assert(pt_peer:wait(fun() -> [L || {_, L} <- pt_peer:logged(A), string:find(L, "lost") =/= nomatch]
+                                      =/= [] end)),
     %% and a new connection works
-    ?assert(pt_peer:wait(fun() -> reaches(A, B) end)),
+    ?assert(pt_peer:wait(fun() -> reaches(A, B) end, 60000)),
     healthy(A),
     healthy(B),
     stop([A, B]).
@@ -120,31 +121,42 @@ unused_lane_cut(Lane) ->
     {A, B} = pair(Args, Args),
     NB = pt_peer:node(B),
     W = watcher(A, B),
-    ?assert(pt_peer:wait(fun() -> cut_possible(B, pt_peer:node(A), Lane) end)),
+    %% One that comes back is another connection: how long it is away depends on the machine.
+    Ends = fun() -> [addresses(A, B, Lane), addresses(B, A, Lane)] end,
+    Back = fun(Before) ->
+                   ?assert(pt_peer:wait(fun() ->
+                                            Now = Ends(),
+                                            not lists:member(none, Now) andalso Now -- Before =:= Now
+                                        end))
+           end,
+    Back([]),
+    First = Ends(),
     ok = on(A, fun() -> <<0>> = test_verb(pt_peer:dist_port(NB), 5, Lane), ok end),
-    ?assert(pt_peer:wait(fun() -> not cut_possible(B, pt_peer:node(A), Lane) end)),
     Bulk = fun(From, To) ->
                    cast(B, fun() -> [W ! {big, I, binary:copy(<<I>>, 20000000)}
                                      || I <- lists:seq(From, To)] end),
-                   ?assert(pt_peer:wait(fun() -> length(seen(A, W)) >= To end, 20000))
+                   ?assert(pt_peer:wait(fun() -> seen_count(A, W) >= To end, 60000))
            end,
     Bulk(1, 5),
     %% it comes back, at both ends, more often than once, and can be used
-    Back = fun() ->
-                   pt_peer:wait(fun() -> {cut_possible(A, NB, Lane),
-                                          cut_possible(B, pt_peer:node(A), Lane)} =:= {true, true}
-                                end, 20000)
-           end,
-    ?assert(Back()),
+    Back(First),
+    Second = Ends(),
     ok = on(B, fun() -> <<0>> = test_verb(pt_peer:dist_port(pt_peer:node(A)), 5, Lane), ok end),
-    ?assert(pt_peer:wait(fun() -> not cut_possible(A, NB, Lane) end)),
-    ?assert(Back()),
+    Back(Second),
     Bulk(6, 10),
     ?assertEqual([{big, I, 20000000} || I <- lists:seq(1, 10)], seen(A, W)),
     ?assertEqual([], downs(A, W)),
     healthy(A),
     healthy(B),
     stop([A, B]).
+
+%% Both ends of the lane as P sees it.
+addresses(P, Peer, Lane) ->
+    #{lanes := Lanes} = session(P, pt_peer:node(Peer)),
+    case [{Local, Remote} || #{lane := No, local := Local, remote := Remote} <- Lanes, No =:= Lane] of
+        [Both] -> Both;
+        [] -> none
+    end.
 
 %% Pausing sending and resuming it disturbs nothing; it answers an error for lanes not there.
 cut_possible(P, Peer, Lane) ->
@@ -190,7 +202,7 @@ no_descriptors_left(_) ->
     ?assertNotEqual(true, pt_peer:call(C, net_kernel, connect_node, [NA])),
     ?assertEqual(NA, on(B, fun() -> erpc:call(NA, erlang, node, []) end)),
     on(A, fun() -> Files ! release, ok end),
-    ?assert(pt_peer:wait(fun() -> true =:= pt_peer:call(C, net_kernel, connect_node, [NA]) end, 20000)),
+    ?assert(pt_peer:wait(fun() -> true =:= pt_peer:call(C, net_kernel, connect_node, [NA]) end, 60000)),
     case pt_peer:carrier() of
         "partisan" ->
             %% whoever met it first: accept, the eventfd of the port, or the lane's duplicate
@@ -234,9 +246,11 @@ backend_fails(A, B, C) ->
     SinkB = pt_peer:spawn_collector(B),
     W = watcher(B, A),
     pt_peer:sigstop(B),
+    #{loop_sends := Before} = info(A),
     cast(A, fun() -> SinkB ! binary:copy(<<1>>, 60000000) end),
     Loops = fun() -> [S || #{state := S} <- maps:get(lanes, session(A, NB), [])] end,
-    ?assert(pt_peer:wait(fun() -> lists:member(loop, Loops()) end)),
+    %% not only handed over to the loop: what it has not begun goes on with its heir
+    ?assert(pt_peer:wait(fun() -> lists:member(loop, Loops()) andalso maps:get(loop_sends, info(A)) > Before end)),
     break_loop(A, NC),
     ?assert(pt_peer:wait(fun() -> session(A, NB) =:= undefined end)),
     pt_peer:sigcont(B),
@@ -250,22 +264,31 @@ backend_fails(A, B, C) ->
     ?assertEqual(ok, bulk(A, B)),
     %% again
     [pt_peer:disconnect(A, P) || P <- [B]],
-    break_loop(A, NC),
-    ?assert(pt_peer:wait(fun() -> maps:get(backend_failures, info(A)) =:= 2 end)),
+    Failures = break_again(A, NC, 2),
     ?assertEqual(false, pt_peer:call(A, net_kernel, connect_node, [NB])),
-    ?assert(logged(A, error, "no connection with " ++ atom_to_list(NB)) >= 1),
-    ?assertEqual(2, logged(A, error, "backend failed at run time: ")),
+    ?assert(pt_peer:wait(fun() -> logged(A, error, "no connection with " ++ atom_to_list(NB)) >= 1 end)),
+    ?assert(pt_peer:wait(fun() -> logged(A, error, "backend failed at run time: ") =:= Failures end)),
     ?assert(pt_peer:wait(fun() -> true =:= pt_peer:call(A, net_kernel, connect_node, [NB]) end,
-                         30000, 1000)),
+                         60000, 1000)),
     ?assertEqual(ok, bulk(A, B)),
     [healthy(P) || P <- [A, B, C]].
+
+%% The Nth failure; if the one before was long ago, on a busy machine, that was no failure `at once', and
+%% the next one is. How many there have been then.
+break_again(A, NC, N) when N < 6 ->
+    break_loop(A, NC),
+    ?assert(pt_peer:wait(fun() -> maps:get(backend_failures, info(A)) =:= N end)),
+    case string:find(maps:get(backend_reason, info(A)), "again within") of
+        nomatch -> break_again(A, NC, N + 1);
+        _ -> N
+    end.
 
 %% Large enough for the loop, there and back.
 bulk(A, B) ->
     NB = pt_peer:node(B),
     on(A, fun() ->
               Big = binary:copy(<<"bulk">>, 5000000),
-              case erpc:call(NB, erlang, iolist_to_binary, [[Big]], 20000) of
+              case erpc:call(NB, erlang, iolist_to_binary, [[Big]], 60000) of
                   Big -> ok;
                   _ -> damaged
               end

@@ -12,7 +12,7 @@
          registry_comes_back/1, strange_hello/1, plain_peers_refused/1]).
 
 suite() ->
-    [{timetrap, {seconds, 90}}].
+    [{timetrap, {seconds, 240}}].
 
 all() ->
     [garbage_is_closed_and_counted, silence_ends_with_the_setup_time,
@@ -29,18 +29,18 @@ end_per_testcase(_Case, _Config) -> ok.
 %% Nothing that is no distribution packet gets an answer, waits for the timeout, or is logged more
 %% than once in a while.
 garbage_is_closed_and_counted(_Config) ->
-    P = start([]),
+    P = start(["-kernel", "net_setuptime", "100"]),
     Garbage = [<<"GET / HTTP/1.1\r\n\r\n">>, <<22, 3, 1, 0, 200, 1>>, <<0, 0>>, <<0, 1, "x">>,
                <<16#10, 16#01>>, <<255, 255>>, <<0, 5, "hello">>, <<0, 4, "Ptsm">>],
     lists:foreach(fun(Bytes) ->
                           {ok, S} = connect(P),
                           ok = gen_tcp:send(S, Bytes),
-                          ?assertMatch({error, _}, gen_tcp:recv(S, 0, 5000), Bytes),
+                          ?assertMatch({error, _}, gen_tcp:recv(S, 0, 60000), Bytes),
                           ?assertNotEqual({error, timeout}, gen_tcp:recv(S, 0, 0))
                   end, Garbage),
     N = length(Garbage),
     ?assert(pt_peer:wait(fun() -> counter(P, garbage) =:= N end)),
-    ?assertMatch([{notice, _}], logs(P, "closed a connection from 127.0.0.1")),
+    said_seldom(P, notice, "closed a connection from 127.0.0.1"),
     is_well(P),
     pt_peer:stop(P).
 
@@ -54,7 +54,7 @@ silence_ends_with_the_setup_time(_Config) ->
                    ok = gen_tcp:send(S, Bytes),
                    S
                end || Bytes <- [<<>>, <<0>>, <<0, 30, "N">>]],
-    [?assertMatch({error, closed}, gen_tcp:recv(S, 0, 10000)) || S <- Sockets],
+    [?assertMatch({error, closed}, gen_tcp:recv(S, 0, 30000)) || S <- Sockets],
     ?assert(erlang:monotonic_time(millisecond) - Start >= 1900),
     ?assert(pt_peer:wait(fun() -> counter(P, silent) =:= 3 end)),
     ?assertEqual([], logs(P, "partisan: closed")),
@@ -70,12 +70,12 @@ half_open_connections_are_bounded(_Config) ->
     ?assert(pt_peer:wait(fun() -> counter(P, accepted) >= Max end)),
     ?assertEqual(0, counter(P, evicted)),
     More = [begin {ok, S} = connect(P), S end || _ <- lists:seq(1, 3)],
-    [?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000)) || S <- lists:sublist(First, 3)],
+    [?assertMatch({error, closed}, gen_tcp:recv(S, 0, 30000)) || S <- lists:sublist(First, 3)],
     Left = lists:nthtail(3, First) ++ More,
     [?assertEqual({error, timeout}, gen_tcp:recv(S, 0, 50)) || S <- Left],
-    ?assertEqual(3, counter(P, evicted)),
+    ?assert(pt_peer:wait(fun() -> counter(P, evicted) =:= 3 end)),
     is_well(P),
-    ?assertMatch([{warning, _}], logs(P, "half-open")),
+    said_seldom(P, warning, "half-open"),
     pt_peer:stop(P).
 
 %% Strangers who say hello as a node does and go silent fill all places for net_setuptime. A peer gets in
@@ -91,23 +91,26 @@ silent_handshakes_lock_nobody_out(_Config) ->
     Lanes = 4,
     Peers = [pt_peer:start(visitor, #{args => ["-partisan", "lanes", integer_to_list(Lanes),
                                                "lanes_at_start", integer_to_list(Lanes),
-                                               "-kernel", "net_setuptime", "5"]})
+                                               "-kernel", "net_setuptime", "30"]})
              || _ <- [1, 2]],
     [begin
          %% true at the first attempt: nobody tries again behind the test's back
          ?assertEqual(true, pt_peer:call(Peer, net_kernel, connect_node, [pt_peer:node(P)])),
          ?assert(pt_peer:wait(fun() -> lanes(Peer, P) =:= Lanes andalso lanes(P, Peer) =:= Lanes end))
      end || Peer <- Peers],
+    %% as many places as were needed at a time, not more: one for each that came later. A lane that says
+    %% nothing for a moment, on a busy machine, may be shut, too, and comes again.
+    Evicted = counter(P, evicted),
     Gone = [S || S <- Strangers, gen_tcp:recv(S, 0, 0) =:= {error, closed}],
-    ?assert(counter(P, evicted) > 0),
-    ?assertEqual(counter(P, evicted), length(Gone)),
-    %% as many places as were needed at a time, not more
-    ?assert(length(Gone) =< length(Peers) * Lanes),
+    ?assert(Evicted > 0),
+    ?assert(length(Gone) > 0),
+    ?assert(length(Gone) =< counter(P, evicted)),
+    ?assert(counter(P, evicted) =< counter(P, accepted) - Max),
     %% pressure by newcomers of the same kind: the peers' connections stay
     More = [half_way(P) || _ <- lists:seq(1, Max)],
     [?assertEqual(Lanes, lanes(P, Peer)) || Peer <- Peers],
-    ?assertMatch([{warning, _}], logs(P, "half-open")),
-    ?assertEqual([], [L || L <- pt_peer:unexpected_logs(P), L =/= hd(logs(P, "half-open"))]),
+    said_seldom(P, warning, "half-open"),
+    ?assertEqual([], pt_peer:unexpected_logs(P) -- logs(P, "half-open")),
     [gen_tcp:close(S) || S <- Strangers ++ More],
     [pt_peer:stop(Peer) || Peer <- Peers],
     is_well(P),
@@ -126,9 +129,11 @@ slow_handshake_without_pressure(_Config) ->
 
 %% After many connections of all kinds the node has the processes, ports and descriptors it had.
 doors_do_not_leak(_Config) ->
-    P = start(["-kernel", "net_setuptime", "1"]),
+    P = start([]),
     is_well(P),
     Before = resources(P),
+    SetupTime = fun(Seconds) -> pt_peer:call(P, application, set_env, [kernel, net_setuptime, Seconds]) end,
+    ok = SetupTime(1),
     lists:foreach(fun(I) ->
                           {ok, S} = connect(P),
                           _ = gen_tcp:send(S, element(I rem 4 + 1, {<<"garbage">>, <<0, 9, "N">>,
@@ -136,7 +141,11 @@ doors_do_not_leak(_Config) ->
                           I rem 3 =:= 0 orelse gen_tcp:close(S)
                   end, lists:seq(1, 100)),
     ?assert(pt_peer:wait(fun() -> counter(P, accepted) >= 100 end)),
-    ?assert(pt_peer:wait(fun() -> resources(P) =< Before end)),
+    %% each of them
+    ?assert(pt_peer:wait(fun() ->
+                             lists:all(fun({Now, Then}) -> Now =< Then end, lists:zip(resources(P), Before))
+                         end), {Before, resources(P)}),
+    ok = SetupTime(60),
     is_well(P),
     pt_peer:stop(P).
 
@@ -145,9 +154,9 @@ lane_of_no_session(_Config) ->
     P = start([]),
     {ok, S} = connect(P),
     ok = gen_tcp:send(S, attach(crypto:strong_rand_bytes(16))),
-    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000)),
+    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 30000)),
     ?assert(pt_peer:wait(fun() -> counter(P, refused_lanes) =:= 1 end)),
-    ?assertMatch([{notice, _}], logs(P, "refused a lane")),
+    said_seldom(P, notice, "refused a lane"),
     is_well(P),
     pt_peer:stop(P).
 
@@ -158,7 +167,7 @@ lane_attach_garbage(_Config) ->
     lists:foreach(fun(Body) ->
                           {ok, S} = connect(P),
                           ok = gen_tcp:send(S, [<<(byte_size(Body)):16>>, Body]),
-                          ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000), Body)
+                          ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 30000), Body)
                   end, Requests),
     N = length(Requests),
     ?assert(pt_peer:wait(fun() -> counter(P, refused_lanes) =:= N end)),
@@ -167,7 +176,7 @@ lane_attach_garbage(_Config) ->
 
 %% No descriptor left: the acceptor says so once, does not spin, and goes on when there are some.
 out_of_descriptors(_Config) ->
-    P = start([]),
+    P = start(["-kernel", "net_setuptime", "100"]),
     is_well(P),
     Used = pt_peer:fds(P),
     Limit = fun(N) ->
@@ -175,13 +184,17 @@ out_of_descriptors(_Config) ->
                                 ++ pt_peer:os_pid(P))
             end,
     Limit(Used),
-    {ok, S} = connect(P), % the kernel takes it into the backlog
+    %% some, in case something else was just being closed; the kernel takes what finds no descriptor into
+    %% the backlog
+    Sockets = [begin {ok, S} = connect(P), S end || _ <- lists:seq(1, 10)],
     ?assert(pt_peer:wait(fun() -> counter(P, accept_errors) >= 2 end)),
     ?assert(counter(P, accept_errors) < 100),
     Limit(Used + 100),
-    ok = gen_tcp:send(S, <<"GET / HTTP">>),
-    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000)),
-    ?assertMatch([{warning, _}], logs(P, "cannot accept")),
+    [begin
+         ok = gen_tcp:send(S, <<"GET / HTTP">>),
+         ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 60000))
+     end || S <- Sockets],
+    said_seldom(P, warning, "cannot accept"),
     is_well(P),
     pt_peer:stop(P).
 
@@ -198,7 +211,7 @@ code_upgrade_of_the_acceptor(_Config) ->
     Upgrade = fun() ->
                       pt_peer:eval(A, fun() ->
                           [begin
-                               true = pt_peer:wait(fun() -> code:soft_purge(M) end, 15000),
+                               true = pt_peer:wait(fun() -> code:soft_purge(M) end, 30000),
                                {module, M} = code:load_file(M)
                            end || M <- Modules],
                           ok
@@ -247,7 +260,7 @@ strange_hello(_Config) ->
     ?assertEqual([], logs(P, "plain peer")),
     ?assertEqual(none, challenge_hello(P, Good(200, 150))),
     ?assertEqual(none, challenge_hello(P, <<"ptsn", 1, 1, 9:16>>)),
-    ?assertEqual(2, length(logs(P, "plain peer"))),
+    ?assert(pt_peer:wait(fun() -> length(logs(P, "plain peer")) =:= 2 end)),
     is_well(P),
     pt_peer:stop(P).
 
@@ -257,7 +270,7 @@ plain_peers_refused(_Config) ->
     Plain = pt_peer:start(plain, #{carrier => "inet_tcp"}),
     ?assertEqual(false, pt_peer:call(Plain, net_kernel, connect_node, [pt_peer:node(P)])),
     ?assertEqual(false, pt_peer:call(P, net_kernel, connect_node, [pt_peer:node(Plain)])),
-    ?assertMatch([_, _ | _], logs(P, "plain_peers")),
+    ?assert(pt_peer:wait(fun() -> length(logs(P, "plain_peers")) >= 2 end)),
     is_well(P),
     pt_peer:stop(Plain),
     pt_peer:stop(P).
@@ -267,7 +280,7 @@ plain_peers_refused(_Config) ->
 start(Args) ->
     P = pt_peer:start(listener, #{carrier => "partisan", args => Args}),
     pt_peer:log_start(P),
-    P.
+    P#{since => erlang:monotonic_time(second)}.
 
 %% The node is reachable for a peer, over the carrier.
 is_well(P) ->
@@ -294,10 +307,18 @@ counter(P, Name) ->
 logs(P, Part) ->
     [Line || {_, Text} = Line <- pt_peer:logged(P), string:find(Text, Part) =/= nomatch].
 
+%% Once, and again after ten seconds at the earliest.
+said_seldom(#{since := Since} = P, Level, Part) ->
+    ?assert(pt_peer:wait(fun() -> logs(P, Part) =/= [] end)),
+    Lines = logs(P, Part),
+    ?assertEqual([], [Line || {Other, _} = Line <- Lines, Other =/= Level]),
+    Most = 1 + (1 + erlang:monotonic_time(second) - Since) div 10,
+    ?assert(length(Lines) =< Most, {Most, Lines}).
+
 resources(P) ->
-    {pt_peer:call(P, erlang, system_info, [process_count]),
+    [pt_peer:call(P, erlang, system_info, [process_count]),
      pt_peer:call(P, erlang, system_info, [port_count]),
-     pt_peer:fds(P)}.
+     pt_peer:fds(P)].
 
 owner(P, Node) ->
     {ok, Info} = pt_peer:call(P, net_kernel, node_info, [Node]),
@@ -335,5 +356,5 @@ challenged(P, Behind) ->
     {S, Challenge}.
 
 packet(S) ->
-    {ok, <<Length:16>>} = gen_tcp:recv(S, 2, 5000),
-    gen_tcp:recv(S, Length, 5000).
+    {ok, <<Length:16>>} = gen_tcp:recv(S, 2, 30000),
+    gen_tcp:recv(S, Length, 30000).

@@ -67,7 +67,7 @@ seen(P, Sink) ->
 
 %% Until so many came; what came then.
 wait_seen(P, Sink, Count) ->
-    case pt_peer:wait(fun() -> ask(P, Sink, pt_count) >= Count end, 40000) of
+    case pt_peer:wait(fun() -> ask(P, Sink, pt_count) >= Count end, 60000) of
         true -> seen(P, Sink);
         false -> error({only, ask(P, Sink, pt_count), Count, seen(P, Sink)})
     end.

@@ -5,7 +5,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([alone/0, pair/0, pair/2, nodes_of/2, stop/1, on/2, cast/2, do_on/3, both/2, watcher/2,
-         watcher_only/2, seen/2, seen_any/2, downs/2, flood/2, one_end/4, reaches/2, reaches_node/2,
+         watcher_only/2, seen/2, seen_count/2, downs/2, flood/2, one_end/4, reaches/2, reaches_node/2,
          healthy/1, ports/1, sockets/1, settle/1, listen_port/1]).
 
 %% Nobody connects but the test: global would, right after a nodeup, with messages of its own.
@@ -62,11 +62,16 @@ watcher_only(A, B) ->
     W.
 
 %% Large binaries stay on the node; {big, [Number,] Size | damaged} tells of them.
-seen(A, W) ->
+seen(A, W) -> look(A, W, fun(L) -> [summary(M) || M <- L] end).
+
+seen_count(A, W) -> look(A, W, fun erlang:length/1).
+
+%% On the node: what a flood left there is too much to be moved to the test.
+look(A, W, Fun) ->
     on(A, fun() ->
               Ref = make_ref(),
               W ! {pt_collected, self(), Ref},
-              receive {Ref, L} -> [summary(M) || M <- L] end
+              receive {Ref, L} -> Fun(L) end
           end).
 
 summary({big, I, X}) when is_binary(X) ->
@@ -76,14 +81,7 @@ summary({big, I, X}) when is_binary(X) ->
     end;
 summary(M) -> M.
 
-seen_any(A, W) ->
-    on(A, fun() ->
-              Ref = make_ref(),
-              W ! {pt_collected, self(), Ref},
-              receive {Ref, L} -> L =/= [] end
-          end).
-
-downs(A, W) -> [M || M <- seen(A, W), is_end(M)].
+downs(A, W) -> look(A, W, fun(L) -> [M || M <- L, is_end(M)] end).
 
 is_end({nodedown, _, _}) -> true;
 is_end({nodedown, _}) -> true;
@@ -94,12 +92,16 @@ is_end(_) -> false.
 flood(B, W) ->
     cast(B, fun() -> [spawn(fun() -> flood_loop(W, 1) end) || _ <- lists:seq(1, 3)] end).
 
-flood_loop(W, N) -> W ! {flood, self(), N}, flood_loop(W, N + 1).
+%% With a pause now and then, or the watcher would be busy with its mailbox for minutes.
+flood_loop(W, N) ->
+    W ! {flood, self(), N},
+    N rem 20 =:= 0 andalso receive after 1 -> ok end,
+    flood_loop(W, N + 1).
 
 %% Each of the five exactly once, with the right reason, and no signal of B after nodedown.
 one_end(A, W, B, Reason) ->
     NB = pt_peer:node(B),
-    ?assert(pt_peer:wait(fun() -> length(downs(A, W)) >= 5 end, 20000)),
+    ?assert(pt_peer:wait(fun() -> length(downs(A, W)) >= 5 end, 60000)),
     receive after 200 -> ok end,
     Ends = downs(A, W),
     ?assertMatch([{nodedown, NB, [{nodedown_reason, _}]}], [M || {nodedown, _, _} = M <- Ends]),
@@ -110,14 +112,16 @@ one_end(A, W, B, Reason) ->
                  [M || {'DOWN', _, _, _, _} = M <- Ends]),
     ?assertMatch([{'EXIT', _, noconnection}], [M || {'EXIT', _, _} = M <- Ends]),
     %% what follows nodedown is not of that connection
-    [_ | After] = lists:dropwhile(fun({nodedown, _, _}) -> false; (_) -> true end, seen(A, W)),
-    Until = lists:takewhile(fun(M) -> element(1, M) =/= nodeup end, After),
-    ?assertEqual([], [M || M <- Until, not is_end(M)]).
+    ?assertEqual([], look(A, W, fun(L) ->
+        [_ | After] = lists:dropwhile(fun({nodedown, _, _}) -> false; (_) -> true end, L),
+        Until = lists:takewhile(fun(M) -> element(1, M) =/= nodeup end, After),
+        [summary(M) || M <- Until, not is_end(M)]
+    end)).
 
 reaches(A, B) -> reaches_node(A, pt_peer:node(B)).
 
 reaches_node(A, NB) ->
-    try NB =:= on(A, fun() -> erpc:call(NB, erlang, node, [], 5000) end)
+    try NB =:= on(A, fun() -> erpc:call(NB, erlang, node, [], 20000) end)
     catch _:_ -> false
     end.
 
@@ -130,7 +134,7 @@ healthy(P) ->
                                || X <- processes(), process_info(X, status) =:= {status, suspended}]
                           end)
                 end,
-    pt_peer:wait(fun() -> Suspended() =:= [] end, 8000) orelse ?assertEqual([], Suspended()).
+    pt_peer:wait(fun() -> Suspended() =:= [] end) orelse ?assertEqual([], Suspended()).
 
 %% Ports that connections are made of: not the name resolver, which starts when it is needed.
 ports(P) ->
@@ -154,7 +158,7 @@ settle(P) ->
                              X = Count(),
                              receive after 300 -> ok end,
                              X =:= Count()
-                         end, 10000)).
+                         end)).
 
 listen_port(Peer) ->
     [Name, _] = string:lexemes(atom_to_list(pt_peer:node(Peer)), "@"),

@@ -5,7 +5,7 @@
 -export([start/2, stop/1, inside/2, command/2, stat/3, bottleneck/1]).
 
 -define(START_MS, 60000).
--define(ANSWER_MS, 30000).
+-define(ANSWER_MS, 60000).
 
 -type net() :: #{port := port(), socket := string(), ctl := gen_tcp:socket(), program := string()}.
 -export_type([net/0]).

@@ -19,7 +19,7 @@
 %% ms. What they end is a test that would wait for ever; a machine that stands still for some seconds
 %% must not.
 -define(BOOT_MS, 60000).
--define(CALL_MS, 30000).
+-define(CALL_MS, 90000). % a wait is often inside
 -define(WAIT_MS, 30000).
 -define(DEAD_MS, 10000).
 

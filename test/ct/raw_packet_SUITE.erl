@@ -8,7 +8,7 @@
 -export([atom_cache_references/1, broken_fragments/1]).
 
 suite() ->
-    [{timetrap, {seconds, 120}}].
+    [{timetrap, {seconds, 240}}].
 
 all() ->
     [atom_cache_references, broken_fragments].

@@ -9,7 +9,7 @@
 -import(pt_failure, [alone/0, pair/0, pair/2, nodes_of/2, stop/1, on/2, do_on/3, both/2, reaches/2,
                      reaches_node/2, healthy/1, ports/1, sockets/1, settle/1]).
 
-suite() -> [{timetrap, {seconds, 110}}].
+suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
     [simultaneous_connects, simultaneous_connects_with_signals, reconnect_storm].
@@ -28,7 +28,10 @@ simultaneous_connects(_) ->
          apart(other([A, B], I), other([B, A], I))
      end || I <- lists:seq(1, Rounds)],
     [begin
-         ?assert(pt_peer:wait(fun() -> length(pt_peer:collected(P, W)) >= 2 * Rounds end)),
+         ?assert(pt_peer:wait(fun() ->
+                                  Count = length(pt_peer:collected(P, W)),
+                                  Count >= 2 * Rounds andalso Count rem 2 =:= 0
+                              end)),
          Got = pt_peer:collected(P, W),
          ?assertEqual(lists:append(lists:duplicate(length(Got) div 2, [{nodeup, N}, {nodedown, N}])),
                       Got)
@@ -62,7 +65,7 @@ simultaneous_connects_with_signals(_) ->
                  end,
          both(fun() -> on(A, Burst(CB)) end, fun() -> on(B, Burst(CA)) end),
          [begin
-              _ = pt_peer:wait(fun() -> length(pt_peer:collected(P, C)) >= 180 end, 20000),
+              _ = pt_peer:wait(fun() -> length(pt_peer:collected(P, C)) >= 180 end),
               Got = [{S, I, X =:= binary:copy(<<I>>, 10 * I * I)}
                      || {S, I, X} <- pt_peer:collected(P, C)],
               [?assertEqual([{S, I, true} || I <- lists:seq(1, 60)],
@@ -83,10 +86,10 @@ reconnect_storm(_) ->
     settle(A), settle(B),
     Before = [{ports(P), sockets(P)} || P <- [A, B]],
     storm(A, NB, C, 300),
-    ?assert(pt_peer:wait(fun() -> reaches(A, B) end, 20000)),
+    ?assert(pt_peer:wait(fun() -> reaches(A, B) end, 60000)),
     pt_peer:disconnect(A, B),
     [begin
-         Back = pt_peer:wait(fun() -> ports(P) =< Ports andalso sockets(P) =< Fds end, 15000),
+         Back = pt_peer:wait(fun() -> ports(P) =< Ports andalso sockets(P) =< Fds end),
          ?assert(Back orelse {leaked, P, ports(P) - Ports, sockets(P) - Fds})
      end || {P, {Ports, Fds}} <- lists:zip([A, B], Before)],
     [healthy(P) || P <- [A, B]],
@@ -103,7 +106,7 @@ storm(A, NB, C, Cuts) ->
               [begin unlink(P), exit(P, kill) end || P <- Senders],
               ok
           end),
-    pt_peer:wait(fun() -> reaches_node(A, NB) end, 20000).
+    pt_peer:wait(fun() -> reaches_node(A, NB) end, 60000).
 
 storm_sender(C) ->
     C ! {storm, binary:copy(<<1>>, rand:uniform(20000))},

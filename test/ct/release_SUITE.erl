@@ -12,8 +12,9 @@
          without_application_by_flags/1]).
 
 -define(COOKIE, "release_suite").
+-define(CALL_MS, 60000).
 
-suite() -> [{timetrap, {seconds, 120}}].
+suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
     [embedded_nodes_connect, embedded_meets_interactive, without_application_is_refused,
@@ -34,7 +35,7 @@ embedded_nodes_connect(Config) ->
     Flags = ["-mode", "embedded", "-proto_dist", "partisan"],
     {PeerA, A} = start(Root, Flags, []),
     {PeerB, B} = start(Root, Flags, []),
-    embedded = peer:call(PeerA, code, get_mode, []),
+    embedded = peer:call(PeerA, code, get_mode, [], ?CALL_MS),
     assert_loaded_from(PeerA, partisan_dist, Root),
     connect_and_verify(PeerA, A, PeerB, B),
     1 = carriers(PeerA),
@@ -67,7 +68,7 @@ without_application_by_flags(Config) ->
     %% The release's own script still says -mode embedded; ERL_AFLAGS comes first and wins.
     {PeerA, A} = start(Root, ["-mode", "embedded"], [{"ERL_AFLAGS", Aflags}]),
     {PeerB, B} = start(Root, ["-mode", "embedded"], [{"ERL_AFLAGS", Aflags}]),
-    interactive = peer:call(PeerA, code, get_mode, []),
+    interactive = peer:call(PeerA, code, get_mode, [], ?CALL_MS),
     assert_loaded_from(PeerA, partisan_dist, ebin()),
     connect_and_verify(PeerA, A, PeerB, B),
     1 = carriers(PeerA),
@@ -121,30 +122,30 @@ start(Where, Flags, Env) ->
     {ok, Peer, Node} =
         peer:start_link(#{name => name(), connection => standard_io,
                           exec => {Exec, Boot ++ Flags ++ ["-setcookie", ?COOKIE]},
-                          env => Env0 ++ Env, wait_boot => 30000}),
+                          env => Env0 ++ Env, wait_boot => 60000}),
     {Peer, Node}.
 
 name() ->
     lists:concat(["rel_", os:getpid(), "_", erlang:unique_integer([positive])]).
 
 connect_and_verify(PeerA, A, PeerB, B) ->
-    true = peer:call(PeerA, net_kernel, connect_node, [B]),
-    [B] = peer:call(PeerA, erlang, nodes, []),
+    true = peer:call(PeerA, net_kernel, connect_node, [B], ?CALL_MS),
+    [B] = peer:call(PeerA, erlang, nodes, [], ?CALL_MS),
     %% The accepting side is up a moment later.
-    true = pt_peer:wait(fun() -> [A] =:= peer:call(PeerB, erlang, nodes, []) end),
+    true = pt_peer:wait(fun() -> [A] =:= peer:call(PeerB, erlang, nodes, [], ?CALL_MS) end),
     Data = rand:bytes(3_000_000),
     Hash = erlang:md5(Data),
-    Hash = peer:call(PeerA, erpc, call, [B, erlang, md5, [Data]]),
-    Data = peer:call(PeerB, erpc, call, [A, erlang, iolist_to_binary, [[Data]]]).
+    Hash = peer:call(PeerA, erpc, call, [B, erlang, md5, [Data]], ?CALL_MS),
+    Data = peer:call(PeerB, erpc, call, [A, erlang, iolist_to_binary, [[Data]]], ?CALL_MS).
 
 %% Connections of the node that are the carrier's.
 carriers(Peer) ->
-    Ports = peer:call(Peer, erlang, ports, []),
+    Ports = peer:call(Peer, erlang, ports, [], ?CALL_MS),
     length([P || P <- Ports,
-                 {name, "partisan_drv"} =:= peer:call(Peer, erlang, port_info, [P, name])]).
+                 {name, "partisan_drv"} =:= peer:call(Peer, erlang, port_info, [P, name], ?CALL_MS)]).
 
 assert_loaded_from(Peer, Module, Dir) ->
-    File = peer:call(Peer, code, which, [Module]),
+    File = peer:call(Peer, code, which, [Module], ?CALL_MS),
     {true, File, Dir} = {lists:prefix(Dir, File), File, Dir}.
 
 run_until_exit(Exec, Args, Env) ->

@@ -14,7 +14,7 @@
          memory_of_a_channels_peak/1]).
 
 suite() ->
-    [{timetrap, {seconds, 120}}].
+    [{timetrap, {seconds, 240}}].
 
 all() ->
     [fewer_lanes_win, log_lines, options_reach_all_lanes, lanes_attach_later,
@@ -50,7 +50,7 @@ bulk_on_lane_2() ->
     ok = partisan_drv:lane(Port, 2, Lane2),
     ok = partisan_drv:start(Port),
     true = port_command(Port, dist_packet(1000000)),
-    Received = gen_tcp:recv(Peer2, 500000, 10000),
+    Received = gen_tcp:recv(Peer2, 500000, 30000),
     true = port_close(Port),
     Received.
 
@@ -248,7 +248,8 @@ lanes_attach_later(_Config) ->
     echo(A, B, 1000000),
     ?assertEqual(1, attached(A, B)),
     pt_proxy:on_connect(Proxy, fun(_) -> pass end),
-    ?assert(pt_peer:wait(fun() -> attached(A, B) =:= 4 andalso attached(B, A) =:= 4 end, 20000)),
+    %% at the second try or, half a minute later, at the third
+    ?assert(pt_peer:wait(fun() -> attached(A, B) =:= 4 andalso attached(B, A) =:= 4 end, 60000)),
     ?assert(pt_peer:wait(fun() -> length(logs(A, "lanes 4")) =:= 1 end)),
     echo(A, B, 1000000),
     stop(A, B, Proxy).
@@ -295,7 +296,7 @@ attach_without_the_key(_Config) ->
     S = attach(Port, Id, 1),
     {ok, <<$P, _Nonce:16/binary, _Mac:32/binary>>} = packet(S),
     ok = gen_tcp:send(S, [<<33:16>>, $P, crypto:strong_rand_bytes(32)]),
-    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000)),
+    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 30000)),
     %% Lanes that cannot be: the first, and beyond the agreed number.
     [?assertMatch({error, closed}, packet(attach(Port, Id, Lane))) || Lane <- [0, 4, 255]],
     ?assert(pt_peer:wait(fun() -> refused_lanes(B) >= 4 end)),
@@ -326,7 +327,7 @@ recorded_attach_is_worthless(_Config) ->
     send(S, Request),
     {ok, <<$P, _/binary>>} = packet(S),
     send(S, Proof),
-    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 5000)),
+    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 30000)),
     ?assertEqual(1, attached(B, A)),
     stop(A, B, Proxy).
 
@@ -378,16 +379,16 @@ dynamic_name(_Config) ->
     [_, Host] = string:split(atom_to_list(pt_peer:node(B)), "@"),
     Node = pt_peer:node(B),
     {ok, Ctl, _} = peer:start_link(
-                     #{connection => standard_io,
+                     #{connection => standard_io, wait_boot => 60000,
                        args => ["-name", "undefined@" ++ Host, "-setcookie", "pt_" ++ os:getpid(),
                                 "-partisan", "lanes_at_start", "16"
                                 | pt_peer:dist_args("partisan")]}),
     ?assertEqual(nonode@nohost, peer:call(Ctl, erlang, node, [])),
-    true = peer:call(Ctl, net_kernel, connect_node, [Node]),
+    true = peer:call(Ctl, net_kernel, connect_node, [Node], 60000),
     Name = peer:call(Ctl, erlang, node, []),
     ?assertNotEqual(nonode@nohost, Name),
     ?assertEqual(4000000, byte_size(peer:call(Ctl, erpc, call, [Node, binary, copy,
-                                                                [<<1>>, 4000000]]))),
+                                                                [<<1>>, 4000000]], 60000))),
     ?assert(pt_peer:wait(fun() -> attached(B, #{node => Name}) =:= 4 end)),
     peer:stop(Ctl),
     stop([B]).
@@ -423,6 +424,7 @@ miss_lanes(From, To) ->
 %% Lanes that find no way are tried a few times, however often the driver asks; traffic goes on.
 wish_for_lanes_is_bounded(_Config) ->
     Tried = counters:new(1, []),
+    Start = erlang:monotonic_time(millisecond),
     A = start(["-epmd_module", "pt_epmd", "-partisan", "lanes_at_start", "1"]),
     B = start(["-kernel", "dist_auto_connect", "never"]),
     Proxy = pt_proxy:start(listen_port(B), fun(1) -> pass;
@@ -438,7 +440,13 @@ wish_for_lanes_is_bounded(_Config) ->
     ?assert(pt_peer:wait(fun() -> counters:get(Tried, 1) >= 6 end)),
     [miss_lanes(P, Q) || _ <- lists:seq(1, 100), {P, Q} <- [{A, B}, {B, A}]],
     echo(A, B, 1000000),
-    ?assertEqual({6, 1}, {counters:get(Tried, 1), attached(A, B)}),
+    %% the third round is another five seconds later, which a busy machine may have reached by now
+    Rounds = case erlang:monotonic_time(millisecond) - Start of
+                 Ms when Ms < 5500 -> 2;
+                 Ms when Ms < 35000 -> 3;
+                 _ -> 4
+             end,
+    ?assertMatch({N, Most, 1} when N =< Most, {counters:get(Tried, 1), 3 * Rounds, attached(A, B)}),
     stop(A, B, Proxy).
 
 %% Lanes that have nothing to send keep no buffers for it: after a while in quiet, what sixteen lanes
@@ -595,7 +603,7 @@ send(S, Packet) ->
     ok = gen_tcp:send(S, [<<(byte_size(Packet)):16>>, Packet]).
 
 packet(S) ->
-    case gen_tcp:recv(S, 2, 5000) of
-        {ok, <<Length:16>>} -> gen_tcp:recv(S, Length, 5000);
+    case gen_tcp:recv(S, 2, 30000) of
+        {ok, <<Length:16>>} -> gen_tcp:recv(S, Length, 30000);
         {error, _} = Error -> Error
     end.

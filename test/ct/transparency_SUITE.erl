@@ -17,7 +17,7 @@
 -import(pt_pair, [do/2, do_on/3, free_port/0, listen_port/1, monitor_nodes/2, nodes_of/2,
          nothing_left/0, on/2, pair/0, pair/2, stop/1]).
 
-suite() -> [{timetrap, {seconds, 110}}].
+suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
     [sends, links, monitors, large_exit_reasons, exit_signals, spawn_request, erpc_and_rpc,
@@ -42,13 +42,19 @@ sends(_) ->
               erlang:send(C, tail),
               gen_server:cast({sends, Node}, cast)
           end),
-    ?assert(pt_peer:wait(fun() -> length(pt_peer:collected(B, C)) >= 5 end)),
-    ?assertEqual([{pid, Big}, {name, Big}, {alias, Big}, tail, {'$gen_cast', cast}],
-                 pt_peer:collected(B, C)),
+    %% looked at where it is: megabytes take their time on the way to the test
+    Expected = [{pid, Big}, {name, Big}, {alias, Big}, tail, {'$gen_cast', cast}],
+    Hash = erlang:phash2(Expected),
+    Got = fun() -> on(B, fun() -> Ref = make_ref(),
+                                  C ! {pt_collected, self(), Ref},
+                                  receive {Ref, L} -> {length(L), erlang:phash2(L)} end
+                         end) end,
+    ?assert(pt_peer:wait(fun() -> element(1, Got()) >= 5 end)),
+    ?assertEqual({5, Hash}, Got()),
     do_on(B, C, fun() -> erlang:unalias(Alias) end),
     on(A, fun() -> Alias ! late, C ! last end),
-    ?assert(pt_peer:wait(fun() -> lists:member(last, pt_peer:collected(B, C)) end)),
-    ?assertNot(lists:member(late, pt_peer:collected(B, C))),
+    ?assert(pt_peer:wait(fun() -> element(1, Got()) >= 6 end)),
+    ?assertEqual({6, erlang:phash2(Expected ++ [last])}, Got()),
     stop([A, B]).
 
 links(_) ->
@@ -317,7 +323,9 @@ cookies(_) ->
     stop([A, B]).
 
 monitor_nodes_options(_) ->
-    {A, B} = nodes_of(#{}, #{}),
+    %% Nobody connects but the test.
+    Alone = #{args => ["-connect_all", "false"]},
+    {A, B} = nodes_of(Alone, Alone),
     H = pt_peer:start(tr, #{args => ["-hidden"]}),
     [NA, NB, NH] = [pt_peer:node(P) || P <- [A, B, H]],
     Plain = monitor_nodes(A, default),
@@ -330,7 +338,7 @@ monitor_nodes_options(_) ->
     pt_peer:disconnect(A, B),
     pt_peer:kill(H),
     ?assert(pt_peer:wait(fun() -> length(pt_peer:collected(A, All)) =:= 4 end)),
-    ?assert(pt_peer:wait(fun() -> length(pt_peer:collected(A, Hid)) =:= 2 end)),
+    [?assert(pt_peer:wait(fun() -> length(pt_peer:collected(A, C)) =:= 2 end)) || C <- [Hid, Plain, Map]],
     ?assertEqual([{nodeup, NB}, {nodedown, NB}], pt_peer:collected(A, Plain)),
     ?assertMatch([{nodeup, NB, #{node_type := visible, connection_id := I}},
                   {nodedown, NB, #{node_type := visible, connection_id := I,
@@ -350,11 +358,12 @@ monitor_nodes_options(_) ->
 %% ---- ticks ---------------------------------------------------------------------------------
 
 ticktime_idle(_) ->
-    Args = ["-kernel", "net_ticktime", "3"],
+    Args = ["-kernel", "net_ticktime", "6"],
     {A, B} = pair(#{args => Args}, #{args => Args}),
     C = monitor_nodes(A, []),
-    ?assertEqual(3, pt_peer:call(A, net_kernel, get_net_ticktime, [])),
-    %% Three tick times with nothing to say: the connection must stay.
+    ?assertEqual(6, pt_peer:call(A, net_kernel, get_net_ticktime, [])),
+    %% Nothing to say for longer than the 1.25 tick times after which a silent peer is given up: the
+    %% connection must stay.
     receive after 9000 -> ok end,
     ?assertEqual([], pt_peer:collected(A, C)),
     ?assert(pt_peer:connected(A, B)),
@@ -363,17 +372,17 @@ ticktime_idle(_) ->
 ticktime_change(_) ->
     {A, B} = pair(),
     [NA, NB] = [pt_peer:node(P) || P <- [A, B]],
-    change_initiated = pt_peer:call(A, net_kernel, set_net_ticktime, [2, 1]),
-    change_initiated = pt_peer:call(B, net_kernel, set_net_ticktime, [2, 1]),
-    ?assert(pt_peer:wait(fun() -> pt_peer:call(A, net_kernel, get_net_ticktime, []) =:= 2 end, 20000)),
-    ?assert(pt_peer:wait(fun() -> pt_peer:call(B, net_kernel, get_net_ticktime, []) =:= 2 end, 20000)),
+    change_initiated = pt_peer:call(A, net_kernel, set_net_ticktime, [4, 1]),
+    change_initiated = pt_peer:call(B, net_kernel, set_net_ticktime, [4, 1]),
+    ?assert(pt_peer:wait(fun() -> pt_peer:call(A, net_kernel, get_net_ticktime, []) =:= 4 end)),
+    ?assert(pt_peer:wait(fun() -> pt_peer:call(B, net_kernel, get_net_ticktime, []) =:= 4 end)),
     C = monitor_nodes(A, [nodedown_reason]),
-    receive after 5000 -> ok end,
+    receive after 6000 -> ok end,
     ?assertEqual([], pt_peer:collected(A, C)),
     ?assert(lists:member(NA, pt_peer:call(B, erlang, nodes, []))),
     %% The new time is in force: a frozen peer is given up soon.
     pt_peer:sigstop(B),
-    ?assert(pt_peer:wait(fun() -> pt_peer:collected(A, C) =/= [] end, 8000)),
+    ?assert(pt_peer:wait(fun() -> pt_peer:collected(A, C) =/= [] end)),
     ?assertEqual([{nodedown, NB, [{nodedown_reason, net_tick_timeout}]}], pt_peer:collected(A, C)),
     pt_peer:sigcont(B),
     stop([A, B]).
@@ -436,8 +445,8 @@ use_interface(_) ->
     Args = ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"],
     {A, B} = nodes_of(#{args => Args}, #{}),
     Other = {127, 0, 0, 2},
-    ?assertEqual({error, econnrefused}, gen_tcp:connect(Other, listen_port(A), [], 2000)),
-    {ok, S} = gen_tcp:connect(Other, listen_port(B), [], 2000),
+    ?assertEqual({error, econnrefused}, gen_tcp:connect(Other, listen_port(A), [], 20000)),
+    {ok, S} = gen_tcp:connect(Other, listen_port(B), [], 20000),
     gen_tcp:close(S),
     pt_peer:connect(B, A),
     stop([A, B]).
@@ -467,8 +476,8 @@ net_setuptime(_) ->
                                      "-epmd_module", "pt_noepmd"]}),
     Deaf = list_to_atom("deaf_" ++ integer_to_list(Port) ++ "@127.0.0.1"),
     {Us, false} = timer:tc(fun() -> pt_peer:call(A, net_kernel, connect_node, [Deaf]) end),
-    ?assert(Us >= 1500000),
-    ?assert(Us =< 6000000),
+    ?assert(Us >= 1500000, Us),
+    ?assert(Us =< 30000000, Us), % for ever without it
     gen_tcp:close(L),
     stop([A]).
 
@@ -606,7 +615,7 @@ remote_shell(_) ->
             port_command(Port, [7]),            % ^G: the job control menu; q ends the client only
             see(Port, <<"-->">>),
             port_command(Port, "q\r"),
-            receive {Port, {exit_status, _}} -> ok after 20000 -> error(shell_does_not_end) end,
+            receive {Port, {exit_status, _}} -> ok after 60000 -> error(shell_does_not_end) end,
             ?assertEqual(NA, pt_peer:call(A, erlang, node, [])),
             stop([A])
     end.
@@ -619,7 +628,7 @@ see(Port, Text, Acc) ->
             receive
                 {Port, {data, D}} -> see(Port, Text, <<Acc/binary, D/binary>>);
                 {Port, {exit_status, S}} -> error({shell_ended, S, Acc})
-            after 20000 -> error({not_seen, Text, Acc})
+            after 60000 -> error({not_seen, Text, Acc})
             end;
         _ -> ok
     end.

@@ -29,7 +29,7 @@ start(Index, Cfg) ->
     Name = list_to_atom("oracle_hub_" ++ integer_to_list(Index)),
     Self = self(),
     Pid = spawn(fun() -> init(Self, Name, Index, Cfg) end),
-    receive {hub_ready, Pid, Target} -> {Pid, Target} after 10000 -> error(hub_start) end.
+    receive {hub_ready, Pid, Target} -> {Pid, Target} after 60000 -> error(hub_start) end.
 
 init(Parent, Name, Index, #{seed := Seed, round := Round, mode := Mode} = Cfg) ->
     oracle_gen:seed({Seed, Round, node_index(Cfg), Index}),
