@@ -152,14 +152,13 @@ wait(Fun, Ms) -> wait(Fun, Ms, 10).
 wait(Fun, Ms, Step) ->
     wait_until(Fun, erlang:monotonic_time(millisecond) + Ms, Step).
 
+%% It is looked at once more after the deadline: it may have come true while this machine stood still.
 wait_until(Fun, Deadline, Step) ->
+    Late = erlang:monotonic_time(millisecond) >= Deadline,
     case Fun() of
         true -> true;
-        _ ->
-            case erlang:monotonic_time(millisecond) >= Deadline of
-                true -> false;
-                false -> receive after Step -> ok end, wait_until(Fun, Deadline, Step)
-            end
+        _ when Late -> false;
+        _ -> receive after Step -> ok end, wait_until(Fun, Deadline, Step)
     end.
 
 connect(A, B) ->
