@@ -34,7 +34,7 @@ another_connection(_Config) ->
                     end).
 
 with_nodes(Lanes, Fun) ->
-    Args = #{args => ["-partisan", "lanes", Lanes, "lanes_at_start", Lanes]},
+    Args = #{args => ["-connect_all", "false", "-partisan", "lanes", Lanes, "lanes_at_start", Lanes]},
     [A, B] = Peers = [pt_peer:start(atm, Args), pt_peer:start(atm, Args)],
     [pt_peer:log_start(P) || P <- Peers],
     pt_peer:connect(A, B),

@@ -331,6 +331,13 @@ nonsense_on_the_wire(_) ->
                end),
          ?assert(apart(A, B), What)
      end || {What, Data} <- Cases],
+    %% a line for each of the first four; of a packet that came whole the VM is the judge, in its own words
+    Lost = fun() ->
+               [Line || {_, Line} <- pt_peer:logged(B),
+                        string:find(Line, "lane 0 of channel small: m") =/= nomatch]
+           end,
+    ?assert(pt_peer:wait(fun() -> length(Lost()) >= 4 end), Lost()),
+    ?assertEqual(4, length(Lost()), Lost()),
     pt_peer:connect(A, B),
     Sink = sink(B),
     ok = send(A, B, small, Sink, alive),
@@ -440,7 +447,8 @@ asked_by_one_that_stands_still(_) ->
     pt_peer:connect(C, A),
     %% all that are to be paused
     ?assert(pt_peer:wait(fun() ->
-                             #{lanes_attached := N, lanes := Ls} = pt_peer:call(A, partisan_dist, info, [NodeB]),
+                             #{lanes_attached := N, lanes := Ls} =
+                                 pt_peer:call(A, partisan_dist, info, [NodeB]),
                              [N, length(Ls)] =:= [2, 2] % lanes_at_start
                          end)),
     on(A, fun() ->

@@ -96,7 +96,9 @@ lane_cut(Lane) ->
     {A, B} = pair(Args, Args),
     NB = pt_peer:node(B),
     W = watcher(A, B),
-    ?assert(pt_peer:wait(fun() -> cut_possible(A, NB, Lane) andalso cut_possible(B, pt_peer:node(A), Lane) end)),
+    ?assert(pt_peer:wait(fun() ->
+                             cut_possible(A, NB, Lane) andalso cut_possible(B, pt_peer:node(A), Lane)
+                         end)),
     cast(B, fun() -> [W ! {big, I, binary:copy(<<I>>, 20000000)} || I <- lists:seq(1, 30)] end),
     ?assert(pt_peer:wait(fun() -> seen_count(A, W) > 0 end)),
     ok = on(A, fun() -> <<0>> = test_verb(pt_peer:dist_port(NB), 5, Lane), ok end),
@@ -250,7 +252,9 @@ backend_fails(A, B, C) ->
     cast(A, fun() -> SinkB ! binary:copy(<<1>>, 60000000) end),
     Loops = fun() -> [S || #{state := S} <- maps:get(lanes, session(A, NB), [])] end,
     %% not only handed over to the loop: what it has not begun goes on with its heir
-    ?assert(pt_peer:wait(fun() -> lists:member(loop, Loops()) andalso maps:get(loop_sends, info(A)) > Before end)),
+    ?assert(pt_peer:wait(fun() ->
+                             lists:member(loop, Loops()) andalso maps:get(loop_sends, info(A)) > Before
+                         end)),
     break_loop(A, NC),
     ?assert(pt_peer:wait(fun() -> session(A, NB) =:= undefined end)),
     pt_peer:sigcont(B),

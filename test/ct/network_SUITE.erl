@@ -258,8 +258,10 @@ reasons(P, W) -> [R || {nodedown, _, [{nodedown_reason, R}]} <- pt_peer:collecte
 %% never two ends without a beginning in between; monitor_node fires once.
 one_nodedown(P, W, Reason) ->
     %% monitor_node/2 and net_kernel do not tell it at one time
-    ?assert(pt_peer:wait(fun() -> reasons(P, W) =/= [] andalso [M || {nodedown, _} = M <- pt_peer:collected(P, W)] =/= [] end,
-                         60000)),
+    ?assert(pt_peer:wait(fun() ->
+                             reasons(P, W) =/= [] andalso
+                                 [M || {nodedown, _} = M <- pt_peer:collected(P, W)] =/= []
+                         end, 60000)),
     All = pt_peer:collected(P, W),
     ?assertMatch([_], [M || {nodedown, _} = M <- All]),
     Kinds = [element(1, M) || M <- All, tuple_size(M) =:= 3],

@@ -18,7 +18,8 @@ pair(OptsA, OptsB) ->
     {A, B}.
 
 nodes_of(OptsA, OptsB) ->
-    L = [pt_peer:start(fa, O) || O <- [OptsA, OptsB]],
+    #{args := Alone} = alone(),
+    L = [pt_peer:start(fa, O#{args => Alone ++ maps:get(args, O, [])}) || O <- [OptsA, OptsB]],
     [pt_peer:log_start(P) || P <- L],
     list_to_tuple(L).
 

@@ -491,10 +491,12 @@ no_listener(_Config) ->
 
 %% ------------------------------------------------------------------------------------------------
 
-%% Four lanes, all with the connection, unless Args say something else.
+%% Four lanes, all with the connection, unless Args say something else. Nobody connects but the test:
+%% global does after a nodeup, also when the connection is gone again, and a test then finds its attempt.
 start(Args) ->
     P = pt_peer:start(session, #{carrier => "partisan",
-                                 args => ["-partisan", "lanes", "4", "lanes_at_start", "4" | Args]}),
+                                 args => ["-connect_all", "false",
+                                          "-partisan", "lanes", "4", "lanes_at_start", "4" | Args]}),
     pt_peer:log_start(P),
     P.
 
