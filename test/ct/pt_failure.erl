@@ -5,7 +5,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([alone/0, pair/0, pair/2, nodes_of/2, stop/1, on/2, cast/2, do_on/3, both/2, watcher/2,
-         watcher_only/2, seen/2, seen_count/2, downs/2, flood/2, one_end/4, reaches/2, reaches_node/2,
+         watcher_only/2, seen/2, seen_count/2, look/3, downs/2, flood/2, one_end/4, reaches/2, reaches_node/2,
          healthy/1, ports/1, sockets/1, settle/1, listen_port/1]).
 
 %% Nobody connects but the test: global would, right after a nodeup, with messages of its own.

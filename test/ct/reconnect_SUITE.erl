@@ -7,7 +7,7 @@
 -export([simultaneous_connects/1, simultaneous_connects_with_signals/1, reconnect_storm/1]).
 
 -import(pt_failure, [alone/0, pair/0, pair/2, nodes_of/2, stop/1, on/2, do_on/3, both/2, reaches/2,
-                     reaches_node/2, healthy/1, ports/1, sockets/1, settle/1]).
+                     reaches_node/2, healthy/1, ports/1, seen_count/2, sockets/1, settle/1]).
 
 suite() -> [{timetrap, {seconds, 240}}].
 
@@ -65,9 +65,10 @@ simultaneous_connects_with_signals(_) ->
                  end,
          both(fun() -> on(A, Burst(CB)) end, fun() -> on(B, Burst(CA)) end),
          [begin
-              _ = pt_peer:wait(fun() -> length(pt_peer:collected(P, C)) >= 180 end),
-              Got = [{S, I, X =:= binary:copy(<<I>>, 10 * I * I)}
-                     || {S, I, X} <- pt_peer:collected(P, C)],
+              _ = pt_peer:wait(fun() -> seen_count(P, C) >= 180 end),
+              Got = pt_failure:look(P, C, fun(L) -> [{S, I, X =:= binary:copy(<<I>>, 10 * I * I)}
+                                                     || {S, I, X} <- L]
+                                          end),
               [?assertEqual([{S, I, true} || I <- lists:seq(1, 60)],
                             [M || {T, _, _} = M <- Got, T =:= S]) || S <- [1, 2, 3]]
           end || {P, C} <- [{A, CA}, {B, CB}]],
