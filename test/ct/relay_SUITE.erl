@@ -369,6 +369,7 @@ other_way_at_once(_Config) ->
     ?wait(begin #{ways := Ways} = lanes_info(A), length(maps:get(pt_peer:node(D), Ways, [])) =:= 2 end),
     [ok = pt_peer:call(A, sys, suspend, [P]) || P <- [partisan_overlay_shell, partisan_relay_lanes]],
     _ = pt_peer:call(A, erlang, disconnect_node, [pt_peer:node(Via)]),
+    ?wait(not lists:member(pt_peer:node(Via), pt_peer:call(A, erlang, nodes, [connected]))),
     ?assertMatch(#{passed := 100},
                  changes(Other, fun() -> numbers(A, D, Sink, 1, 100) end, fun(#{passed := N}) -> N >= 100 end)),
     ?wait(pt_peer:collected(D, Sink) =:= lists:seq(1, 100)),
