@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sock_diag.h>
 #include <linux/sockios.h>
 #include <linux/tcp.h> /* not netinet/tcp.h: glibc's struct tcp_info ends before bytes_acked */
 #include <net/if.h>
@@ -155,7 +156,18 @@ int pt_sock_flow(int fd, struct pt_sock_flow *flow)
         return -errno;
     flow->lost = ti.tcpi_total_retrans - PT_MIN(ti.tcpi_total_retrans, ti.tcpi_dsack_dups);
     flow->min_rtt_us = ti.tcpi_min_rtt;
+    flow->rtt_us = ti.tcpi_rtt;
     flow->delivery_rate = ti.tcpi_delivery_rate;
+    flow->in_flight = (uint64_t)ti.tcpi_unacked * ti.tcpi_snd_mss;
+    flow->not_sent = ti.tcpi_notsent_bytes;
+    flow->peer_window = ti.tcpi_snd_wnd;
+    uint32_t memory[SK_MEMINFO_VARS];
+    len = sizeof memory;
+    if (getsockopt(fd, SOL_SOCKET, SO_MEMINFO, memory, &len) == 0 &&
+        len > SK_MEMINFO_WMEM_QUEUED * sizeof *memory) {
+        flow->queued = memory[SK_MEMINFO_WMEM_QUEUED];
+        flow->buffer = memory[SK_MEMINFO_SNDBUF];
+    }
     return 0;
 }
 

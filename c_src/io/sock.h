@@ -51,8 +51,12 @@ struct pt_sock_flow {
     /* Segments sent again, less those the peer says it had already (DSACK, RFC 2883): a probe of a busy
      * receiver is no loss. That word comes a round trip later. */
     uint32_t lost;
-    uint32_t min_rtt_us;
+    uint32_t min_rtt_us, rtt_us;
     uint64_t delivery_rate;
+    /* bytes */
+    uint64_t in_flight, not_sent; /* of what the socket took */
+    uint32_t queued, buffer; /* what it holds and may hold, as the kernel counts (SO_MEMINFO) */
+    uint32_t peer_window;    /* as advertised last */
 };
 
 /* 0 or -errno; values that the kernel does not have are 0. */

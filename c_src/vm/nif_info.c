@@ -68,6 +68,17 @@ static ERL_NIF_TERM node_name(ErlNifEnv *env, const struct pt_peer *p)
     return bin;
 }
 
+/* Why bulk takes more lanes than one. */
+static const char *spread_name(enum pt_path_why why)
+{
+    switch (why) {
+    case PT_PATH_LOSS: return "loss";
+    case PT_PATH_WINDOW: return "window";
+    case PT_PATH_ONE_LANE: break;
+    }
+    return "no";
+}
+
 static const char *state_name(enum pt_lane_state s)
 {
     switch (s) {
@@ -198,7 +209,7 @@ static ERL_NIF_TERM session_map(ErlNifEnv *env, struct pt_peer *p)
     put_n(&m, "transfers_in", atomic_load(&p->s.seen.transfers));
     put_n(&m, "busy_count", atomic_load(&p->s.seen.busy_count));
     put_b(&m, "busy", atomic_load(&p->s.seen.busy));
-    put_b(&m, "lossy", pt_now_ns() < p->s.lossy_until);
+    put(&m, "spread", enif_make_atom(env, spread_name(pt_path_spread(&p->s.path, pt_now_ns()))));
     pthread_mutex_unlock(&p->s.lock);
     for (struct pt_list *n = p->chans.next; n != &p->chans; n = n->next)
         channels = enif_make_list_cell(

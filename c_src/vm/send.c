@@ -16,16 +16,12 @@ enum {
     SCHED_BULK = 16 * 1024 * 1024,
     SCHED_BULK_DONE = 4 * 1024 * 1024, /* half a millisecond in which others wait for the port */
     ACK_PIGGYBACK = 16,                /* deliveries worth an ACK frame beside data */
-    LONG_PATH_US = 1000,
     /* What leaves in 20 ms may lie in a bulk lane's socket. BBR, 1 Gbit/s, 20 ms, 0.1 % loss, one lane:
      * 0.86 of inet_tcp with 128 KB or with 5 ms, 1.00 with 20 ms. */
     LOWAT_PER_S = 50,
     LOWAT_MAX = 4 * 1024 * 1024,
 };
-static const uint64_t LOSSY_LOOK_NS = 20 * 1000000ull;
-static const uint64_t LOSSY_AGAIN_NS = 2 * 1000000000ull;
-static const uint64_t LOSSY_HOLD_NS = 10 * 1000000000ull;
-/* From one wish for the missing lanes to the next, as long as they do not come and packets are lost. */
+/* From one wish for the missing lanes to the next, as long as they do not come and are wanted. */
 static const uint64_t MORE_LANES_NS = 5 * 1000000000ull;
 
 bool pt_stream_is_full(const struct pt_stream *s)
@@ -77,8 +73,7 @@ bool pt_stream_plenty(const struct pt_stream *s)
 
 /* With one lane it carries everything. With more, lane 0 is kept for small messages, so that no
  * bulk byte lies before them in a socket buffer; one lane takes bulk, and the others help it only
- * while it loses packets: on a clean path one connection fills the link, and further ones cost a
- * cold window each and a wake-up at the receiver (docs/performance.md). */
+ * where it alone cannot fill the path (proto/path.h, docs/performance.md). */
 static unsigned wants(const struct pt_stream *s, const struct pt_lane *l)
 {
     if (s->mixed || s->attached == 1 || (pt_txq_called(&s->txq) & 1u << l->no))
@@ -88,7 +83,7 @@ static unsigned wants(const struct pt_stream *s, const struct pt_lane *l)
 
 static bool used(const struct pt_stream *s, const struct pt_lane *l, uint64_t now)
 {
-    return s->mixed || l->no <= bulk_lane(s) || now < s->lossy_until || l->batch->bytes ||
+    return s->mixed || l->no <= bulk_lane(s) || pt_path_spread(&s->path, now) || l->batch->bytes ||
            (pt_txq_called(&s->txq) & 1u << l->no);
 }
 
@@ -203,40 +198,25 @@ static void want_lowat(struct pt_lane *l, uint64_t need)
  * senders of 8 MB on loopback fell from 1.3 to 1.0 of inet_tcp. */
 static void adapt_lowat(struct pt_lane *l, const struct pt_sock_flow *flow)
 {
-    bool far = flow->min_rtt_us >= LONG_PATH_US;
+    bool far = flow->min_rtt_us >= PT_PATH_LONG_US;
     want_lowat(l, far ? flow->delivery_rate / LOWAT_PER_S : 0);
 }
 
-static void lane_lost_packets(struct pt_stream *s, uint64_t now)
+/* One wish for all lanes that are not there. */
+static void want_lanes(struct pt_stream *s, uint64_t now)
 {
-    /* a single one may be a probe of a busy receiver's, where the peer does not say so */
-    if (s->loss_seen && now - s->loss_seen < LOSSY_AGAIN_NS) {
-        s->lossy_until = now + LOSSY_HOLD_NS;
-        if (s->attached < s->lanes_wanted && now - s->lanes_asked >= MORE_LANES_NS) {
-            s->lanes_asked = now;
-            s->more_lanes = true;
-        }
+    if (s->attached < s->lanes_wanted && now - s->lanes_asked >= MORE_LANES_NS) {
+        s->lanes_asked = now;
+        s->more_lanes = true;
     }
-    s->loss_seen = now;
-}
-
-/* Lost for sure is what was lost at two looks, which are more than a round trip apart: only then the
- * peer's word that it had a segment already has come. */
-static bool lost_more(struct pt_lane *l, uint32_t lost)
-{
-    uint32_t sure = PT_MIN(lost, l->lost_seen);
-    bool more = sure > l->lost;
-    l->lost_seen = lost;
-    l->lost = sure;
-    return more;
 }
 
 /* While bulk is queued: what the kernel knows of the lanes that carry it, now and then. */
 static void look_at_path(struct pt_stream *s, uint64_t now)
 {
-    if (s->mixed || now < s->lossy_look || !pt_txq_has(&s->txq, PT_WANT_BULK))
+    if (s->mixed || !pt_path_due(&s->path, now) || !pt_txq_has(&s->txq, PT_WANT_BULK))
         return;
-    s->lossy_look = now + LOSSY_LOOK_NS;
+    s->path.next_look = now + PT_PATH_LOOK_NS; /* also where the kernel tells nothing */
     unsigned bulk = s->attached == 1 ? 0 : bulk_lane(s);
     if (bulk && s->lanes[0].state != PT_LANE_NONE)
         want_lowat(&s->lanes[0], 0); /* it may have been the only one */
@@ -246,11 +226,18 @@ static void look_at_path(struct pt_stream *s, uint64_t now)
         if (l->state == PT_LANE_NONE || !used(s, l, now) || pt_sock_flow(l->fd, &flow))
             continue;
         adapt_lowat(l, &flow);
-        if (i != bulk)
-            continue;
-        s->lossy_look += 2000 * (uint64_t)flow.min_rtt_us;
-        if (lost_more(l, flow.lost))
-            lane_lost_packets(s, now);
+        struct pt_path_sample sample = {
+            .lost = flow.lost,
+            .min_rtt_us = flow.min_rtt_us,
+            .rtt_us = flow.rtt_us,
+            .in_flight = flow.in_flight,
+            .not_sent = flow.not_sent,
+            .queued = flow.queued,
+            .buffer = flow.buffer,
+            .peer_window = flow.peer_window,
+        };
+        if (i == bulk && pt_path_look(&s->path, &l->path, &sample, now))
+            want_lanes(s, now);
     }
 }
 

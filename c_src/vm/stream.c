@@ -122,7 +122,7 @@ int pt_stream_attach(struct pt_stream *s, unsigned no, int fd, char *why, size_t
     l->fd = copy;
     l->tx.fd = copy;
     l->batch = batch;
-    l->lost = l->lost_seen = 0;
+    l->path = (struct pt_path_lane){0};
     l->lowat =
         pt_node.sock.notsent_lowat ? pt_node.sock.notsent_lowat : PT_SOCK_NOTSENT_LOWAT_DEFAULT;
     l->state = PT_LANE_IDLE;

@@ -9,6 +9,7 @@
 
 #include "io/loop.h"
 #include "proto/batch.h"
+#include "proto/path.h"
 #include "proto/rx.h"
 #include "proto/txq.h"
 
@@ -57,8 +58,7 @@ struct pt_lane {
     struct pt_tx tx;
     struct pt_batch *batch;
     uint64_t sends;
-    /* as pt_sock_flow.lost: counted already, and at the last look; see pt_stream.lossy_until */
-    uint32_t lost, lost_seen;
+    struct pt_path_lane path;
     unsigned lowat; /* bytes: TCP_NOTSENT_LOWAT of the socket */
 };
 
@@ -67,7 +67,7 @@ struct pt_stream {
     struct pt_peer *peer;
     unsigned lanes_wanted;
     /* Every lane takes everything. Else lane 0 is for small messages, the next for bulk, and the
-     * others help while that one loses packets. */
+     * others help while pt_path_spread(). */
     bool mixed;
     /* Called with the stream lock after a fill: puts more into txq, if there is. Or NULL. */
     void (*feed)(struct pt_stream *s);
@@ -89,9 +89,7 @@ struct pt_stream {
     size_t told_lumps;                      /* cap.c */
     bool disturbed;                         /* by the test hook: a lane may have a rest to send */
     int error;                              /* first sending error */
-    uint64_t lossy_until; /* ns: the bulk lane lost packets lately, bulk may use more lanes */
-    uint64_t lossy_look;  /* ns: not before */
-    uint64_t loss_seen;   /* ns: when packets of it were lost at a look */
+    struct pt_path path;
     uint64_t lanes_asked; /* ns: when more_lanes was set last */
     bool more_lanes;      /* the port shall ask for the lanes that are not there */
     uint64_t sent_bytes;

@@ -6,7 +6,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
--export([lossy_link/1, lanes_by_need/1, lane_interrupted/1, lane_cut/1, lane_reset/1, small_lane_reset/1,
+-export([lossy_link/1, lanes_by_need/1, lanes_by_window/1, lane_interrupted/1, lane_cut/1, lane_reset/1, small_lane_reset/1,
          partition/1, one_way_partition/1]).
 -export([keeper/2, stream/5]).
 
@@ -15,7 +15,7 @@
 suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
-    [lossy_link, lanes_by_need, lane_interrupted, lane_cut, lane_reset, small_lane_reset, partition,
+    [lossy_link, lanes_by_need, lanes_by_window, lane_interrupted, lane_cut, lane_reset, small_lane_reset, partition,
      one_way_partition].
 
 init_per_suite(Config) ->
@@ -50,6 +50,23 @@ lanes_by_need(_) ->
          await(To, Sums, 120000),
          over(Net, [A, B])
      end || Who <- [connector, acceptor]].
+
+%% A path that holds more than one connection's buffers, without a loss: the others help there, too. Half
+%% of a minute on one lane, some seconds on five.
+lanes_by_window(_) ->
+    Small = "4096 65536 65536",
+    {Net, A, B} = network("delay 50ms", ["-partisan", "lanes", "6", "lanes_at_start", "2"], 2,
+                          ["--sysctl", "net.ipv4.tcp_rmem=" ++ Small, "--sysctl", "net.ipv4.tcp_wmem=" ++ Small]),
+    Sums = streams(A, B, 2, fun(_) -> {8, ?MB} end),
+    ?assert(pt_peer:wait(fun() -> spread(A, B) =:= window end, 30000)),
+    ?assert(pt_peer:wait(fun() -> have_lanes(A, B, 6) end, 30000)),
+    await(B, Sums, 60000),
+    #{lanes := Lanes} = pt_peer:call(A, partisan_dist, info, [pt_peer:node(B)]),
+    ?assert(length([L || #{bytes_out := Bytes} = L <- Lanes, Bytes > 200000]) >= 4),
+    over(Net, [A, B]).
+
+spread(P, Q) ->
+    maps:get(spread, pt_peer:call(P, partisan_dist, info, [pt_peer:node(Q)])).
 
 %% ---- one lane --------------------------------------------------------------------------------
 
@@ -136,8 +153,9 @@ one_way_partition(_) ->
 
 network(Link) -> network(Link, []).
 network(Link, Args) -> network(Link, Args, 4).
-network(Link, Args, Lanes) ->
-    {ok, Net} = pt_net:start(["a", "b"], ["--cc", "cubic", "--link", Link]),
+network(Link, Args, Lanes) -> network(Link, Args, Lanes, []).
+network(Link, Args, Lanes, Options) ->
+    {ok, Net} = pt_net:start(["a", "b"], ["--cc", "cubic", "--link", Link] ++ Options),
     Common = #{args => ["-kernel", "prevent_overlapping_partitions", "false",
                         "-connect_all", "false", "-partisan", "lanes", "4", "lanes_at_start", "4"] ++ Args},
     [A, B] = [pt_peer:start(net, maps:merge(Common, pt_net:inside(Net, N))) || N <- ["a", "b"]],
