@@ -24,7 +24,7 @@
 %% name, what it may be, default ({auto, _} values depend on the machine, complete/3 fills them in)
 table() ->
     [{lanes, {integer, 1, 16}, 8},
-     %% of them, those opened with the connection; the others when packets are lost
+     %% of them, those opened with the connection; the others when bulk needs them
      {lanes_at_start, {integer, 1, 16}, 2},
      {backend, {word, [auto, uring, poll]}, auto},
      %% bytes queued for a peer before senders are suspended

@@ -2,7 +2,7 @@
 %% lanes 1 and up, owns their sockets, and logs the connection's beginning and end.
 %%
 %% `lanes` is how many there may be, `wanted` how many there shall be now: at first as many as option
-%% lanes_at_start says, all of them once packets are lost under bulk. The driver says so on the side
+%% lanes_at_start says, all of them once bulk needs them (proto/path.h). The driver says so on the side
 %% that sends the bulk; an acceptor asks its connector, by a message over the connection.
 -module(partisan_dist_lanes).
 
@@ -220,7 +220,7 @@ try_again(State) ->
 
 %% --- more lanes than at first
 
-%% The driver repeats it every few seconds, as long as packets are lost and lanes are missing.
+%% The driver repeats it every few seconds, as long as bulk needs lanes that are missing.
 more_lanes(#{role := connector} = State) ->
     peer_wants_more(State);
 more_lanes(#{role := acceptor, asker := none, node := Node, session_id := Id} = State) ->
