@@ -134,6 +134,8 @@ halt_delivers_what_was_taken(_) ->
     {A, B} = pair(#{}),
     Sink = sink(B),
     Node = pt_peer:node(B),
+    ok = pt_peer:call(A, partisan_channel, open, [Node, wide]),
+    ?assert(wait_info(A, B, wide, fun(#{lanes_attached := N}) -> N =:= 4 end)),
     lanes(A, B, wide, pause_send),
     Messages = [{I, binary:copy(<<I>>, 10000)} || I <- lists:seq(1, 200)],
     on(A, fun() -> [ok = partisan_channel:send(Node, wide, Sink, M) || M <- Messages] end),

@@ -104,7 +104,7 @@ silent_handshakes_lock_nobody_out(_Config) ->
     Gone = [S || S <- Strangers, gen_tcp:recv(S, 0, 0) =:= {error, closed}],
     ?assert(Evicted > 0),
     ?assert(length(Gone) > 0),
-    ?assert(length(Gone) =< counter(P, evicted)),
+    ?assert(pt_peer:wait(fun() -> length(Gone) =< counter(P, evicted) end)),
     ?assert(counter(P, evicted) =< counter(P, accepted) - Max),
     %% pressure by newcomers of the same kind: the peers' connections stay
     More = [half_way(P) || _ <- lists:seq(1, Max)],

@@ -372,8 +372,8 @@ ticktime_idle(_) ->
 ticktime_change(_) ->
     {A, B} = pair(),
     [NA, NB] = [pt_peer:node(P) || P <- [A, B]],
-    change_initiated = pt_peer:call(A, net_kernel, set_net_ticktime, [4, 1]),
-    change_initiated = pt_peer:call(B, net_kernel, set_net_ticktime, [4, 1]),
+    change_initiated = pt_peer:call(A, net_kernel, set_net_ticktime, [4, 3]),
+    change_initiated = pt_peer:call(B, net_kernel, set_net_ticktime, [4, 3]),
     ?assert(pt_peer:wait(fun() -> pt_peer:call(A, net_kernel, get_net_ticktime, []) =:= 4 end)),
     ?assert(pt_peer:wait(fun() -> pt_peer:call(B, net_kernel, get_net_ticktime, []) =:= 4 end)),
     C = monitor_nodes(A, [nodedown_reason]),
