@@ -20,7 +20,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define MS_ACCEPT 20000
+#define MS_ACCEPT 60000
 /* Longer than any test case; ends a node that the test has forgotten. */
 #define MS_IDLE 120000
 
