@@ -10,7 +10,9 @@
 #include <unistd.h>
 
 /* How long the other lanes may take to end once one did: the rest of what is in flight, a
- * retransmission included. */
+ * retransmission included. After END, which tells how much there is, the time in which nothing
+ * comes: a slow path takes long, and so does a VM that is not run. Without END a peer that goes on
+ * sending could keep up a connection in which nothing is sent to it. */
 static const uint64_t END_GRACE_NS = 1000 * 1000000ull;
 
 struct pt_peer *pt_peer_new(ErlDrvPort port)
@@ -150,13 +152,41 @@ bool pt_peer_complete(struct pt_peer *p)
     return pt_rx_complete(&p->s.rx) && streams == p->s.rx.end.streams;
 }
 
-void pt_peer_end_check(struct pt_peer *p)
+/* Reads made so far. *more: some lane did not end. */
+static uint64_t reads_made(struct pt_peer *p, bool *more)
 {
-    bool more = false;
+    uint64_t n = 0;
+    *more = false;
+    for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
+        for (unsigned i = 0; i < PT_LANES_MAX; i++) {
+            n += s->lanes[i].reads;
+            *more = *more || s->lanes[i].reading;
+        }
+    }
+    return n;
+}
+
+/* Something has come that was not read yet. */
+static bool something_unread(struct pt_peer *p)
+{
+    struct pt_sock_info si;
     for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));)
         for (unsigned i = 0; i < PT_LANES_MAX; i++)
-            more = more || s->lanes[i].reading;
+            if (s->lanes[i].reading && !pt_sock_info(s->lanes[i].fd, &si) && si.in_queue)
+                return true;
+    return false;
+}
+
+void pt_peer_end_check(struct pt_peer *p)
+{
+    bool more;
+    uint64_t reads = reads_made(p, &more);
     uint64_t now = pt_now_ns();
+    if (more && now >= p->end_by && p->s.rx.end.seen &&
+        (reads != p->end_reads || something_unread(p))) {
+        p->end_by = now + END_GRACE_NS;
+        p->end_reads = reads;
+    }
     if (!more || now >= p->end_by) {
         pt_peer_fail(p, 0, p->end_text);
     } else if (!p->flush_timer) {
@@ -171,8 +201,10 @@ void pt_peer_end(struct pt_peer *p, struct pt_lane *l, int err, const char *what
         pt_rx_select(p, l, false);
     }
     if (!p->ending) {
+        bool more;
         p->ending = true;
         p->end_by = pt_now_ns() + END_GRACE_NS;
+        p->end_reads = reads_made(p, &more);
         snprintf(p->end_text, sizeof p->end_text, "%s%s%s", what, err ? ": " : "",
                  err ? pt_strerror(err) : "");
         for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {

@@ -28,8 +28,9 @@ struct pt_peer {
     /* port lock */
     struct pt_hmap joins; /* SeqId -> struct pt_join */
     bool started, busy, flush_timer, flushing, failed;
-    bool ending;     /* a lane ended or failed: the others are read to their ends */
-    uint64_t end_by; /* ns: but not longer than this */
+    bool ending;        /* a lane ended or failed: the others are read to their ends */
+    uint64_t end_by;    /* ns: but not longer than this, .. */
+    uint64_t end_reads; /* .. if no more reads than these were made in END_GRACE_NS */
     char end_text[160];
     ErlDrvTermData notify;
     bool has_notify;

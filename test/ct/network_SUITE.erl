@@ -6,7 +6,8 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
--export([lossy_link/1, lanes_by_need/1, lanes_by_window/1, lane_interrupted/1, lane_cut/1, lane_reset/1, small_lane_reset/1,
+-export([lossy_link/1, halt_on_a_slow_link/1, lanes_by_need/1, lanes_by_window/1, lane_interrupted/1,
+         lane_cut/1, lane_reset/1, small_lane_reset/1,
          partition/1, one_way_partition/1]).
 -export([keeper/2, stream/5]).
 
@@ -15,7 +16,8 @@
 suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
-    [lossy_link, lanes_by_need, lanes_by_window, lane_interrupted, lane_cut, lane_reset, small_lane_reset, partition,
+    [lossy_link, halt_on_a_slow_link, lanes_by_need, lanes_by_window, lane_interrupted, lane_cut, lane_reset,
+     small_lane_reset, partition,
      one_way_partition].
 
 init_per_suite(Config) ->
@@ -36,6 +38,21 @@ lossy_link(_) ->
     await(B, Sums, 120000),
     ?assert(pt_net:stat(Net, "link a>b", "lost") > 0),
     over(Net, [A, B]).
+
+%% What the driver has taken arrives although the node ends, also where it takes seconds: lane 0 is at its
+%% end long before the lane that carries it.
+halt_on_a_slow_link(_) ->
+    {Net, A, B} = network("delay 5ms rate 256kbit"),
+    [{_, Keeper, _}] = streams(A, B, 1, fun(_) -> {1, 100000} end),
+    NodeB = pt_peer:node(B),
+    ?assert(pt_peer:wait(fun() ->
+                             #{bytes_out := Out} = pt_peer:call(A, partisan_dist, info, [NodeB]),
+                             {ok, _, _, Left} = on(A, fun() -> partisan_drv:stat(pt_peer:dist_port(NodeB)) end),
+                             Out > 100000 andalso Left =:= 0
+                         end)),
+    pt_pair:cast(A, fun() -> halt() end),
+    ?assert(pt_peer:wait(fun() -> ask(B, Keeper) =:= {1, in_order} end, 60000)),
+    over(Net, [B]).
 
 %% Two lanes until packets are lost under bulk, then all of them: whoever sends it, the connector or
 %% the acceptor, who asks for them over the connection.
