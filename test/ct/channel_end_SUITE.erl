@@ -442,7 +442,7 @@ slowly(Node, Sink) ->
 %% B asks A for a channel that A has not, and does not take the answer. A serves others all the same.
 asked_by_one_that_stands_still(_) ->
     {A, B} = pair(#{}),
-    C = pt_peer:start(tr, #{args => ["-kernel", "dist_auto_connect", "never"]}),
+    C = pt_peer:start(tr, #{args => ["-connect_all", "false", "-kernel", "dist_auto_connect", "never"]}),
     ok = pt_peer:call(C, partisan_channel, configure, [#{small => #{}}]),
     NodeA = pt_peer:node(A),
     NodeB = pt_peer:node(B),

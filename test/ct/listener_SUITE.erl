@@ -89,7 +89,8 @@ silent_handshakes_lock_nobody_out(_Config) ->
     Strangers = [half_way(P) || _ <- lists:seq(1, Max)],
     ?assertEqual(0, counter(P, evicted)),
     Lanes = 4,
-    Peers = [pt_peer:start(visitor, #{args => ["-partisan", "lanes", integer_to_list(Lanes),
+    Peers = [pt_peer:start(visitor, #{args => ["-connect_all", "false",
+                                               "-partisan", "lanes", integer_to_list(Lanes),
                                                "lanes_at_start", integer_to_list(Lanes),
                                                "-kernel", "net_setuptime", "30"]})
              || _ <- [1, 2]],
@@ -278,13 +279,13 @@ plain_peers_refused(_Config) ->
 %% ------------------------------------------------------------------------------------------------
 
 start(Args) ->
-    P = pt_peer:start(listener, #{carrier => "partisan", args => Args}),
+    P = pt_peer:start(listener, #{carrier => "partisan", args => ["-connect_all", "false" | Args]}),
     pt_peer:log_start(P),
     P#{since => erlang:monotonic_time(second)}.
 
 %% The node is reachable for a peer, over the carrier.
 is_well(P) ->
-    Peer = pt_peer:start(visitor, #{carrier => "partisan"}),
+    Peer = pt_peer:start(visitor, #{carrier => "partisan", args => ["-connect_all", "false"]}),
     pt_peer:connect(Peer, P),
     ?assert(pt_peer:eval(Peer, fun() ->
                                    pt_peer:is_partisan_port(pt_peer:dist_port(hd(nodes())))

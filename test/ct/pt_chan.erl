@@ -13,9 +13,11 @@ pair(Channels) ->
     pair(#{}, #{}, Channels).
 
 pair(OptsA, OptsB, Channels) ->
-    %% Nobody but the test connects: `global` does, when a node goes while it says hello to it.
+    %% Nobody but the test connects, or ends a connection: `global` does, when a node goes while it says
+    %% hello to it, and when not all of three nodes are connected.
     Never = fun(Opts) ->
-                Opts#{args => ["-kernel", "dist_auto_connect", "never" | maps:get(args, Opts, [])]}
+                Opts#{args => ["-connect_all", "false", "-kernel", "dist_auto_connect", "never"
+                               | maps:get(args, Opts, [])]}
             end,
     {A, B} = pt_pair:pair(Never(OptsA), Never(OptsB)),
     Conf = maps:merge(?ALL, Channels),
