@@ -33,7 +33,7 @@
 -spec all() -> ['case'()].
 all() ->
     lists:append([
-        point_to_point(), forms(), fan(), open_loop(), pt_bench_hol:cases(), pt_bench_paper:cases(),
+        point_to_point(), windows(), forms(), fan(), open_loop(), pt_bench_hol:cases(), pt_bench_paper:cases(),
         growth()
     ]).
 
@@ -83,6 +83,22 @@ window(Size, _N) when Size =:= "64"; Size =:= "1k" -> infinity;
 window(_Size, N) when N =< 16 -> 4;
 window(_Size, 32) -> 2;
 window(_Size, _N) -> 1.
+
+%% One way and small, but nobody floods: for carriers without back-pressure, which drown in what they
+%% were given.
+windows() ->
+    [
+        #{
+            name => name(["window", Size, N]),
+            text => text("one way ~s, ~b under way a sender, senders: ~b", [Size, W, N]),
+            parts => [(flow(N, Size, W))#{ack_every => W div 4}],
+            ms => 1000,
+            show => ?SMALL
+        }
+     || Size <- ["64", "1k"],
+        N <- [1, 16, 128],
+        W <- [max(32, min(1024, 4096 div N))]
+    ].
 
 forms() ->
     [

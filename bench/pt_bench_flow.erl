@@ -101,9 +101,9 @@ flow(Via, Partner, #{part := Part, flow := Flow, shared := Credits}, Set, Until)
     #{proof => Report, messages => Sent, first => First, last => Last}.
 
 flow_loop(Seq, Via, Tick, 0, Partner, Payload, Every, Flow, Set, Until, Credits) ->
-    receive {ack, _} -> ok end,
+    Room = receive {ack, Count} -> Count end,
     give_back(Credits),
-    flow_loop(Seq, Via, Tick, 1, Partner, Payload, Every, Flow, Set, Until, Credits);
+    flow_loop(Seq, Via, Tick, Room, Partner, Payload, Every, Flow, Set, Until, Credits);
 flow_loop(Seq, Via, 0, Room, Partner, Payload, Every, Flow, Set, Until, Credits) ->
     case erlang:monotonic_time() < Until of
         true -> flow_loop(Seq, Via, Every, Room, Partner, Payload, Every, Flow, Set, Until, Credits);
@@ -187,7 +187,12 @@ give_back(Credits) ->
 partner(Worker, #{part := Part, flow := Flow, full := Full}) ->
     Worker ! {hello, self()},
     Set = set(Part),
-    What = {maps:get(kind, Part), maps:get(window, Part, infinity)},
+    What =
+        case Part of
+            #{kind := flow, window := infinity} -> flow;
+            #{kind := flow} -> {flow, maps:get(ack_every, Part, 1)};
+            #{kind := Kind} -> Kind
+        end,
     Via = pt_bench_via:of_part(Part),
     receive
         Message ->
@@ -197,13 +202,13 @@ partner(Worker, #{part := Part, flow := Flow, full := Full}) ->
 
 partner_loop({Seq, Crc, Got} = Message, Via, Worker, What, Flow, Full, Set, First, Proof) ->
     case What of
-        {pair, _} -> pt_bench_via:send(Via, Worker, {ack, Seq, os:perf_counter(nanosecond)});
+        pair -> pt_bench_via:send(Via, Worker, {ack, Seq, os:perf_counter(nanosecond)});
         _ -> ok
     end,
     Intact = intact(Flow, Seq, Crc, Got, Full, Set),
     case What of
-        {echo, _} -> pt_bench_via:send(Via, Worker, Message);
-        {flow, Window} when Window =/= infinity -> pt_bench_via:send(Via, Worker, {ack, Seq});
+        echo -> pt_bench_via:send(Via, Worker, Message);
+        {flow, Count} when Seq rem Count =:= 0 -> pt_bench_via:send(Via, Worker, {ack, Count});
         _ -> ok
     end,
     partner_next(Via, Worker, What, Flow, Full, Set, First, pt_bench_proof:seen(Seq, Intact, Proof));

@@ -5,8 +5,8 @@
 %%   echo  the worker sends a message, its partner checks it and sends it back, the worker checks it
 %%         and takes the time; one message under way a worker;
 %%   flow  the worker sends, its partner checks; with a window, the partner acknowledges each
-%%         message and the worker has at most that many under way; without, only the VM's own
-%%         back-pressure holds the worker;
+%%         message, or each so many, and the worker has at most a window under way; without, only
+%%         the VM's own back-pressure holds the worker;
 %%   pair  as a flow with a window of one; the time is that of the way there alone;
 %%   open  as echo, but requests leave at times fixed before (pt_bench_open);
 %%   call  as echo, by gen_server:call to a gen_server (pt_bench_call);
@@ -31,6 +31,8 @@
     %% flow: messages under way a worker, and of all workers together
     window => pos_integer() | infinity,
     total => pos_integer(),
+    %% flow with a window: messages for each acknowledgement, default 1; at most the window
+    ack_every => pos_integer(),
     %% flow: pool (distinct binaries made before) or fresh (memory of its own for each message)
     payload => pool | fresh,
     %% the class of traffic, for carriers that have channels; default small

@@ -43,7 +43,8 @@ sound() ->
         end
      || Part <- [
             part(echo), part(flow), part(pair), part(call), (part(open))#{every_ms => 2},
-            (part(flow))#{window => 1, total => 1}, (part(echo))#{form => map},
+            (part(flow))#{window => 1, total => 1}, (part(flow))#{window => 8, ack_every => 4},
+            (part(echo))#{form => map},
             (part(flow))#{form => list, size => 1000}, (part(flow))#{from => peers},
             (part(echo))#{inset_ms => 10}
         ]
