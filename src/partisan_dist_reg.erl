@@ -66,7 +66,7 @@ lookup(SessionId) ->
 %% Enters the lanes process of the session with Node, before the node is up: who hears of the node
 %% finds it.
 -spec enter_node(node(), pid()) -> ok.
-enter_node(Node, Pid) ->
+enter_node(Node, Pid) when is_atom(Node), is_pid(Pid) ->
     gen_server:cast(?MODULE, {enter_node, Node, Pid}),
     _ = insert({{node, Node}, Pid}),
     _ = insert({{seen, Node}}),

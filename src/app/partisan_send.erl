@@ -127,9 +127,27 @@ to(Node, Dest, Msg, Opts) ->
 
 how(Node, Dest, Msg, Opts) when map_size(Opts) =:= 0 ->
     carry(Node, undefined, Dest, Msg, Opts, Opts);
-how(Node, Dest, Msg, #{causal_label := Label} = Opts) when Label =/= undefined ->
-    partisan_causality:send(Label, Node, Dest, Msg, maps:remove(causal_label, Opts));
 how(Node, Dest, Msg, Opts) ->
+    ok = check_timeout(Opts),
+    ok = check_channel(Opts),
+    by_kind(Node, Dest, Msg, Opts).
+
+%% What is wrong has to fail here, in the sender: the process of a stream or a causal label, which others
+%% use, too, would go down with it.
+check_timeout(#{timeout := Ms} = Opts)
+  when Ms =/= infinity, (not is_integer(Ms) orelse Ms > 16#ffffffff) ->
+    error(badarg, [Opts]);
+check_timeout(_Opts) ->
+    ok.
+
+check_channel(#{channel := {monotonic, Name}}) when is_atom(Name) -> ok;
+check_channel(#{channel := {Name, _Key}}) when is_atom(Name), Name =/= monotonic -> ok;
+check_channel(#{channel := Name} = Opts) when not is_atom(Name) -> error(badarg, [Opts]);
+check_channel(_Opts) -> ok.
+
+by_kind(Node, Dest, Msg, #{causal_label := Label} = Opts) when Label =/= undefined ->
+    partisan_causality:send(Label, Node, Dest, Msg, maps:remove(causal_label, Opts));
+by_kind(Node, Dest, Msg, Opts) ->
     Asked = case Opts of
                 #{retransmission := true} -> retransmit;
                 #{ack := true, retransmission := false} -> ack;

@@ -5,7 +5,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, suite/0]).
--export([destinations/1, old_and_new_arities/1, errors/1, bad_input/1, casts/1, sends/1, timers/1,
+-export([destinations/1, old_and_new_arities/1, errors/1, bad_input/1, bad_options/1, casts/1, sends/1, timers/1,
          order_by_key/1, forward_options/1, acknowledged/1, retransmitted/1, receiver_restarts/1,
          lost_without/1, window/1,
          beside_one_that_stands_still/1, gives_up/1, causal_order/1, causal_hold/1, another_carrier/1]).
@@ -17,7 +17,7 @@ suite() ->
 -define(SOON, 20000).
 
 all() ->
-    [destinations, old_and_new_arities, errors, bad_input, casts, sends, timers, order_by_key,
+    [destinations, old_and_new_arities, errors, bad_input, bad_options, casts, sends, timers, order_by_key,
      forward_options, acknowledged, retransmitted, receiver_restarts, lost_without, window,
      beside_one_that_stands_still, gives_up, causal_order,
      causal_hold, another_carrier].
@@ -175,6 +175,30 @@ bad_input(_Config) ->
                              {send_after, [soon, self(), m]},
                              {send_after, [1, "x", m]}]],
     stop([A]).
+
+%% They fail in the sender: the streams, which others use, go on.
+bad_options(_Config) ->
+    {A, B} = pair(),
+    Node = pt_peer:node(B),
+    Pid = collector(B, here),
+    Forward = fun(Msg, Opts) ->
+                      on(A, fun() -> try partisan:forward_message(Node, Pid, Msg, Opts)
+                                     catch error:Reason -> Reason end end)
+              end,
+    Kinds = [#{}, #{ack => true}, #{causal_label => talk}],
+    [ok = Forward(before, Kind) || Kind <- Kinds],
+    Streams = fun() -> [whereis(partisan_reliable), whereis(partisan_causality)] end,
+    Before = on(A, Streams),
+    [?assertEqual({Kind, Bad, badarg}, {Kind, Bad, Forward(lost, maps:merge(Kind, Bad))})
+     || Kind <- Kinds,
+        Bad <- [#{timeout => soon}, #{timeout => 1.5}, #{timeout => 1 bsl 70}, #{channel => 17},
+                #{channel => {17, key}}, #{channel => {monotonic, 17}}, #{channel => "vnode"}]],
+    [ok = Forward(later, Kind#{timeout => 5000}) || Kind <- Kinds],
+    ?assert(pt_peer:wait(fun() -> pt_peer:how_many(B, Pid) >= 6 end)),
+    ?assertEqual([before, before, before, later, later, later],
+                 lists:sort(pt_peer:collected(B, Pid))),
+    ?assertEqual(Before, on(A, Streams)),
+    stop([A, B]).
 
 casts(_Config) ->
     {A, B} = pair(),
