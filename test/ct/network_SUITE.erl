@@ -7,8 +7,7 @@
 
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
 -export([lossy_link/1, halt_on_a_slow_link/1, lanes_by_need/1, lanes_by_window/1, lane_interrupted/1,
-         lane_cut/1, lane_reset/1, small_lane_reset/1,
-         partition/1, one_way_partition/1]).
+         lane_cut/1, lane_reset/1, small_lane_reset/1, partition/1, one_way_partition/1]).
 -export([keeper/2, stream/5]).
 
 -define(MB, 1000000).
@@ -17,8 +16,7 @@ suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
     [lossy_link, halt_on_a_slow_link, lanes_by_need, lanes_by_window, lane_interrupted, lane_cut, lane_reset,
-     small_lane_reset, partition,
-     one_way_partition].
+     small_lane_reset, partition, one_way_partition].
 
 init_per_suite(Config) ->
     case pt_net:start(["a", "b"], ["--cc", "cubic"]) of
@@ -77,7 +75,7 @@ lanes_by_window(_) ->
     Sums = streams(A, B, 2, fun(_) -> {8, ?MB} end),
     ?assert(pt_peer:wait(fun() -> spread(A, B) =:= window end, 30000)),
     ?assert(pt_peer:wait(fun() -> have_lanes(A, B, 6) end, 30000)),
-    await(B, Sums, 60000),
+    await(B, Sums, 120000),
     #{lanes := Lanes} = pt_peer:call(A, partisan_dist, info, [pt_peer:node(B)]),
     ?assert(length([L || #{bytes_out := Bytes} = L <- Lanes, Bytes > 200000]) >= 4),
     over(Net, [A, B]).
