@@ -15,7 +15,9 @@
 -export([set/1, here/2]).
 
 -define(MS, 10000).
--define(TRIES, 3).
+%% A ring closes what it does not need in its next round, and on a busy machine an answer may take as long
+%% as a round: few tries may all be in vain.
+-define(TRIES, 20).
 
 %% Manager: a module that partisan_peer_service:manager/0 could answer. Asks every member first
 %% whether it can, and changes nothing if one says no.
