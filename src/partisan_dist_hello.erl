@@ -14,7 +14,7 @@
 %% Pure; also in charge of finding the hello in a handshake packet.
 -module(partisan_dist_hello).
 
--export([new/2, encode/1, find/1, agree/2]).
+-export([new/2, encode/1, find/1, agree/2, has/2]).
 
 -export_type([hello/0, agreement/0]).
 
@@ -27,8 +27,9 @@
 -define(NONCE, 3).
 -define(CHANNELS, 4).
 
-%% No capability is defined in version 1: what it does is the base.
--define(MY_CAPABILITIES, 0).
+%% Beyond the base of version 1: on channels, BARE messages that refer to atoms.
+-define(CHANNEL_NAMES, 1).
+-define(MY_CAPABILITIES, ?CHANNEL_NAMES).
 
 -type hello() :: #{version := byte(), oldest := byte(), capabilities := non_neg_integer(),
                    lanes := 1..255, nonce := <<_:128>>}.
@@ -108,3 +109,8 @@ agree(#{version := V1, oldest := O1, capabilities := C1, lanes := L1},
             {error, lists:flatten(io_lib:format("no common wire version: ~b to ~b here, ~b to ~b "
                                                 "there", [O1, V1, O2, V2]))}
     end.
+
+%% Whether both sides can.
+-spec has(channel_names, agreement()) -> boolean().
+has(channel_names, #{capabilities := Capabilities}) ->
+    Capabilities band ?CHANNEL_NAMES =/= 0.

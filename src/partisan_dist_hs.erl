@@ -295,14 +295,15 @@ pre_nodeup(Socket) ->
             open_session(Socket, Hs)
     end.
 
-open_session(Socket, #hs{mode = {carrier, #{lanes := Lanes}}, role = Role, peer = Peer,
+open_session(Socket, #hs{mode = {carrier, #{lanes := Lanes} = Agreed}, role = Role, peer = Peer,
                          keys = Keys, lanes = LanesPid, atom_cache = AtomCache}) ->
     #{session_id := Id, connector_mac := Connector, acceptor_mac := Acceptor} = Keys,
     {MyMac, PeerMac} = case Role of
                            connector -> {Connector, Acceptor};
                            acceptor -> {Acceptor, Connector}
                        end,
-    Init = #{lanes => Lanes, atom_cache => AtomCache, session_id => Id, my_mac => MyMac,
+    Init = #{lanes => Lanes, atom_cache => AtomCache,
+             channel_names => partisan_dist_hello:has(channel_names, Agreed), session_id => Id, my_mac => MyMac,
              peer_mac => PeerMac, node => Peer, max_queue => partisan_dist_conf:get(max_queue),
              max_message => partisan_dist_conf:get(max_message)},
     case partisan_dist_conn:open(Socket, LanesPid, Init) of

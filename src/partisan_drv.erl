@@ -25,7 +25,7 @@
 
 -define(VERSION, 1).
 
--type init() :: #{lanes := 1..255, atom_cache := boolean(), session_id := <<_:128>>, my_mac := <<_:256>>,
+-type init() :: #{lanes := 1..255, atom_cache := boolean(), channel_names => boolean(), session_id := <<_:128>>, my_mac := <<_:256>>,
                   peer_mac := <<_:256>>, max_queue := non_neg_integer(),
                   max_message := non_neg_integer(), node := node()}.
 -type answer() :: ok | {error, string()}.
@@ -102,14 +102,14 @@ open() ->
 -spec init(port(), init()) -> answer().
 init(Port, #{lanes := Lanes, atom_cache := AtomCache, session_id := <<_:16/binary>> = Id,
              my_mac := <<_:32/binary>> = MyMac, peer_mac := <<_:32/binary>> = PeerMac, max_queue := MaxQueue,
-             max_message := MaxMessage, node := Node}) ->
+             max_message := MaxMessage, node := Node} = Init) ->
     Name = atom_to_binary(Node, utf8),
-    Flags = case AtomCache of
-                true -> 1;
-                false -> 0
-            end,
+    Flags = flag(AtomCache, 1) bor flag(maps:get(channel_names, Init, false), 2),
     control(Port, ?INIT, <<?VERSION:8, Lanes:8, Flags:8, Id/binary, MyMac/binary, PeerMac/binary,
                            MaxQueue:64, MaxMessage:64, (byte_size(Name)):16, Name/binary>>).
+
+flag(true, Bit) -> Bit;
+flag(false, _Bit) -> 0.
 
 %% The descriptor is duplicated: Socket stays open and must stay idle.
 -spec lane(port(), 0..255, inet:socket()) -> answer().

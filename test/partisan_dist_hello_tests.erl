@@ -19,7 +19,7 @@ found(Tail) ->
 %% The bytes of version 1: an accidental change would part old nodes from new ones.
 wire_test() ->
     ?assertEqual(<<"ptsn", 1, 1, 0, 34,
-                   1, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0,
+                   1, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1,
                    2, 0, 1, 4,
                    3, 0, 16, (nonce())/binary>>,
                  partisan_dist_hello:encode(partisan_dist_hello:new(4, nonce()))).
@@ -84,5 +84,9 @@ agree_test() ->
     ?assertMatch({ok, #{lanes := 2}}, Agree(#{lanes => 2})),
     ?assertMatch({ok, #{lanes := 4}}, Agree(#{lanes => 255})),
     ?assertMatch({ok, #{version := 1}}, Agree(#{version => 9, oldest => 1})),
-    ?assertMatch({ok, #{capabilities := 0}}, Agree(#{capabilities => 16#ffffffffffffffff})),
+    {ok, All} = Agree(#{capabilities => 16#ffffffffffffffff}),
+    ?assert(partisan_dist_hello:has(channel_names, All)),
+    ?assertEqual(maps:get(capabilities, Mine), maps:get(capabilities, All)),
+    {ok, None} = Agree(#{capabilities => 0}),
+    ?assertNot(partisan_dist_hello:has(channel_names, None)),
     ?assertMatch({error, [_ | _]}, Agree(#{version => 9, oldest => 2})).

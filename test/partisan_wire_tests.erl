@@ -33,7 +33,8 @@ counting(From, N) -> list_to_binary(lists:seq(From, From + N - 1)).
 
 hello_test() ->
     Hello = fun(Lanes, Nonce) ->
-                    partisan_dist_hello:encode(partisan_dist_hello:new(Lanes, Nonce)) end,
+                    New = partisan_dist_hello:new(Lanes, Nonce),
+                    partisan_dist_hello:encode(New#{capabilities := 0}) end,
     Mine = Hello(4, counting(0, 16)),
     Theirs = Hello(2, counting(16, 16)),
     {Flags, C1, C2} = {16#D07DF7FBD, 16#01020304, 16#0a0b0c0d},

@@ -16,6 +16,7 @@ void pt_rx_init(struct pt_rx *r, const struct pt_rx_ops *ops, void *host, uint64
     r->max_room = UINT64_MAX;
     r->max_held = PT_TXQ_UNACKED;
     r->auth = auth;
+    r->told = &r->atoms;
     r->atom_cache = true;
     pt_order_init(&r->order);
     pt_hmap_init(&r->transfers);
@@ -121,7 +122,7 @@ static int note_atoms(struct pt_rx *r, const uint8_t *p, size_t *len)
     size_t at = *len > 2 && p[1] == HEADER ? 2 : *len > 18 && p[1] == FIRST_FRAGMENT ? 18 : 0;
     if (!at || p[0] != VERSION || !p[at])
         return 0;
-    int rc = r->atom_cache ? pt_atoms_read(p + at, *len - at, &r->atoms, &refs) : PT_E_BAD_FRAME;
+    int rc = r->atom_cache ? pt_atoms_read(p + at, *len - at, r->told, &refs) : PT_E_BAD_FRAME;
     if (rc == -ENOMEM)
         return rc;
     if (rc < 0)
@@ -241,10 +242,10 @@ int pt_rx_bare(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_frame *f,
     if (refs->count && !r->atom_cache)
         return PT_E_BAD_FRAME;
     bool now = rc > 0;
-    size_t n = pt_atoms_write(section, refs->ref, refs->count, now ? &r->atoms : NULL);
+    size_t n = pt_atoms_write(section, refs->ref, refs->count, now ? r->told : NULL);
     size_t head = 2 + n;
     if (now)
-        pt_atoms_remember(&l->memo, &l->atoms, &r->atoms, b->section, b->section_len, section, n,
+        pt_atoms_remember(&l->memo, &l->atoms, r->told, b->section, b->section_len, section, n,
                           head);
     if (now && head <= b->room) {
         rc = deliver_in_place(r, f, section, n, b);

@@ -65,8 +65,11 @@ struct pt_rx {
     const struct pt_rx_ops *ops;
     void *host;
     struct pt_order_rx order;
-    struct pt_atom_table atoms; /* what the VM was told, and has in its cache */
-    bool atom_cache;            /* it has one; without, references would crash OTP 25 */
+    struct pt_atom_table atoms; /* see told */
+    /* What the VM was told, and has in its cache: `atoms`, or, of streams that speak to one VM by one
+     * connection, those of the first. */
+    struct pt_atom_table *told;
+    bool atom_cache; /* it has one; without, references would crash OTP 25 */
     struct pt_hmap transfers;
     uint64_t room, max_room; /* of the transfers: the sum, and its limit */
     size_t max_held;         /* messages: each costs memory, however small it is */

@@ -111,7 +111,7 @@ static int msg_arrived(struct pt_rx *r, struct pt_rx_lane *l, const struct pt_fr
 {
     if (!(f->flags & PT_FRAME_BARE))
         return pt_rx_packet(r, f, bin, p, f->length);
-    if (pt_atoms_recall(&l->memo, &l->atoms, &r->atoms, p, f->length)) {
+    if (pt_atoms_recall(&l->memo, &l->atoms, r->told, p, f->length)) {
         struct pt_bare b = bare(bin, p, f->length, l->memo.in_len, room);
         int rc = pt_rx_known(r, l, f, &b);
         if (PT_LIKELY(rc))

@@ -15,6 +15,8 @@ enum {
     /* A monotonic channel keeps this much ready to be sent; what waits behind it can be replaced. */
     MONO_READY = 16 * 1024,
     ROOM_MARGIN = 256 * 1024, /* as pt_peer's: a narrow margin makes short waits */
+    /* So much in a lane's batch is sent at once: its room (PT_BATCH_ARENA) should not fill up. */
+    PASSED_PLENTY = 32 * 1024,
 };
 
 struct waiter {
@@ -108,7 +110,10 @@ struct pt_chan *pt_chan_open(struct pt_peer *p, unsigned no, unsigned lanes, uns
     c->s.max_queue = (size_t)max_queue;
     c->s.low_queue = c->s.max_queue - PT_MIN(c->s.max_queue / 4, (size_t)ROOM_MARGIN);
     c->s.rx.auth = NULL;
-    c->s.rx.atom_cache = false; /* that of the VM belongs to the distribution's own stream */
+    /* Only the nodes' names are referred to. The VM gets the packets of all streams from this port, in
+     * one order: what it was told is one table. */
+    c->s.rx.atom_cache = p->channel_names && !c->relay;
+    c->s.rx.told = &p->s.rx.atoms;
     c->s.rx.max_message = p->max_message;
     c->s.rx.max_room = p->s.rx.max_room;
     pthread_mutex_lock(&pt_node.lock);
@@ -142,9 +147,19 @@ struct pt_chan *pt_chan_ref(struct pt_chan *c)
 void pt_chan_unref(struct pt_chan *c)
 {
     if (atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) == 1) {
+        pt_names_free(&c->names);
         pt_stream_free(&c->s);
         pt_free(c);
     }
+}
+
+void pt_chan_set_names(struct pt_chan *c, const struct pt_name *mine, const struct pt_name *theirs)
+{
+    pthread_mutex_lock(&c->s.lock);
+    if (!c->named && !c->gone && c->s.peer->channel_names) /* gone: so may the peer be */
+        (void)pt_names_set(&c->names, mine, theirs);       /* no memory: they stay texts */
+    c->named = true;
+    pthread_mutex_unlock(&c->s.lock);
 }
 
 bool pt_chan_is_open(struct pt_chan *c)
@@ -307,6 +322,41 @@ static int queue(struct pt_chan *c, struct pt_msg *m, const uint8_t *key, size_t
     return 0;
 }
 
+/* Past the queue, straight into a batch: into one that others add to already, if there is. */
+static bool pass(struct pt_chan *c, const struct pt_small *m, uint32_t lane_hash)
+{
+    struct pt_stream *s = &c->s;
+    unsigned lane = s->passed ? (unsigned)__builtin_ctz(s->passed) : lane_hash % s->lanes_wanted;
+    struct pt_batch *b = pt_stream_batch(s, lane);
+    if (!b || !pt_batch_pass(b, &s->txq, &c->names.table, m))
+        return false;
+    s->passed |= 1u << lane;
+    return true;
+}
+
+static int queue_small(struct pt_chan *c, const struct pt_small *small, unsigned refs)
+{
+    struct iovec iov = {(void *)(uintptr_t)small->bytes, small->len};
+    void *nobody = NULL;
+    struct pt_source src = {
+        .iov = &iov, .owners = &nobody, .count = 1, .atoms = c->names.ref, .natoms = refs};
+    struct pt_msg *m = pt_msg_new_in(&c->s.pool, &src, c->s.txq.ops);
+    if (!m)
+        return -ENOMEM;
+    m->bare = true;
+    m->kind = PT_ORDER_SENDER;
+    m->key = small->key;
+    int rc = pt_txq_submit(&c->s.txq, m);
+    if (rc)
+        pt_msg_free(m, c->s.txq.ops);
+    return rc;
+}
+
+static bool plenty(const struct pt_stream *s)
+{
+    return s->passed && s->lanes[__builtin_ctz(s->passed)].batch->bytes >= PASSED_PLENTY;
+}
+
 /* Here and now, or a moment later by the port, with what other senders are about to say. */
 static void flush(struct pt_chan *c, uint32_t lane_hash)
 {
@@ -314,7 +364,7 @@ static void flush(struct pt_chan *c, uint32_t lane_hash)
     uint64_t now = pt_now_ns();
     uint64_t since = now - c->flushed_at;
 
-    if (since < FLUSH_LONE_NS || (since < FLUSH_BUSY_NS && c->flush_carried > 1)) {
+    if (!plenty(s) && (since < FLUSH_LONE_NS || (since < FLUSH_BUSY_NS && c->flush_carried > 1))) {
         pt_stream_due(s);
         return;
     }
@@ -343,6 +393,30 @@ int pt_chan_send(struct pt_chan *c, struct pt_msg *m, uint32_t lane_hash, const 
         if (!rc) {
             c->since_flush++;
             pt_cap_account(&c->s);
+            flush(c, lane_hash);
+        }
+    }
+    pthread_mutex_unlock(&c->s.lock);
+    return rc;
+}
+
+int pt_chan_send_small(struct pt_chan *c, const struct pt_small *m, unsigned refs,
+                       uint32_t lane_hash)
+{
+    int rc = 0;
+    pthread_mutex_lock(&c->s.lock);
+    if (c->gone || c->stopped) {
+        rc = PT_CHAN_CLOSED;
+    } else if (pt_stream_is_full(&c->s)) {
+        c->busy_count++;
+        rc = PT_CHAN_BUSY;
+    } else {
+        if (!pass(c, m, lane_hash)) {
+            rc = queue_small(c, m, refs);
+            pt_cap_account(&c->s);
+        }
+        if (!rc) {
+            c->since_flush++;
             flush(c, lane_hash);
         }
     }

@@ -8,7 +8,9 @@
 #ifndef PT_VM_CHAN_H
 #define PT_VM_CHAN_H
 
+#include "proto/batch.h"
 #include "proto/mono.h"
+#include "proto/names.h"
 #include "proto/zip.h"
 #include "vm/stream.h"
 
@@ -34,7 +36,9 @@ struct pt_chan {
     struct pt_hmap waiters;  /* id -> struct waiter */
     struct pt_hmap notifies; /* pid -> struct waiter */
     uint64_t next_waiter;
-    uint64_t flushed_at; /* ns */
+    bool named;
+    struct pt_names names; /* constant once a handle was given out, but for its atoms */
+    uint64_t flushed_at;   /* ns */
     unsigned since_flush, flush_carried;
     uint64_t replaced, busy_count, waits;
 };
@@ -83,6 +87,18 @@ enum { PT_CHAN_SENT, PT_CHAN_BUSY, PT_CHAN_CLOSED };
  * PT_CHAN_BUSY: the channel is full; *id cancels the wait, if there is one. -ENOMEM. */
 int pt_chan_send(struct pt_chan *c, struct pt_msg *m, uint32_t lane_hash, const uint8_t *key,
                  size_t key_len, const struct pt_chan_wait *wait, uint64_t *id);
+/* The names of the session's nodes, if the peer takes references to them. Before the first
+ * pt_chan_send_small(); again: the same. */
+void pt_chan_set_names(struct pt_chan *c, const struct pt_name *mine, const struct pt_name *theirs);
+/* Any thread. May pt_chan_send_small() be called? */
+static inline bool pt_chan_takes_small(const struct pt_chan *c)
+{
+    return c->names.set && !c->monotonic && !c->relay;
+}
+/* The same for a small message that is encoded already, PT_BATCH_COPY bytes at most: nobody waits, and
+ * the bytes are copied. refs: its section is c->names.section[refs]. */
+int pt_chan_send_small(struct pt_chan *c, const struct pt_small *m, unsigned refs,
+                       uint32_t lane_hash);
 /* The message of this wait will not come any more, unless it was sent. */
 void pt_chan_cancel(struct pt_chan *c, uint64_t id);
 

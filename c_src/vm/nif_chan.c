@@ -55,6 +55,7 @@ ERL_NIF_TERM pt_nif_channel(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
     ErlNifBinary id;
     unsigned no;
     struct pt_chan *c = NULL;
+    char peer[PT_NODE_NAME_MAX + 1];
     (void)argc;
 
     if (!enif_inspect_binary(env, argv[0], &id) || id.size != 16 ||
@@ -63,12 +64,14 @@ ERL_NIF_TERM pt_nif_channel(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
     pthread_mutex_lock(&pt_node.lock);
     for (struct pt_list *n = pt_node.peers.next; !c && n != &pt_node.peers; n = n->next) {
         struct pt_peer *p = PT_CONTAINER_OF(n, struct pt_peer, node_link);
-        if (!memcmp(p->session_id, id.data, sizeof p->session_id))
-            c = pt_chan_find(p, no);
+        if (!memcmp(p->session_id, id.data, sizeof p->session_id) && (c = pt_chan_find(p, no)))
+            memcpy(peer, p->node, sizeof peer);
     }
     if (c)
         pt_chan_ref(c);
     pthread_mutex_unlock(&pt_node.lock);
+    if (c)
+        pt_nif_set_names(env, c, peer);
     return c ? pt_nif_chan_handle(env, c) : atom(env, "undefined");
 }
 
@@ -98,18 +101,27 @@ void pt_nif_spent(ErlNifEnv *env, size_t size)
         enif_consume_timeslice(env, (int)PT_MIN(size / BYTES_PER_PERCENT, (size_t)100));
 }
 
+/* What distinguishes the flows of a channel: a sender, or a sender and a partition key. */
+static uint64_t flow_of(const struct request *r)
+{
+    uint64_t flow = pt_mix64(r->self.pid + (r->keyed ? pt_mix64(r->partition + 1u) : 0));
+    return flow ? flow : 1;
+}
+
+static uint32_t lane_of(const struct request *r)
+{
+    return (uint32_t)(r->keyed ? pt_mix64(r->partition) : flow_of(r));
+}
+
 /* Takes m. */
 static ERL_NIF_TERM submit(ErlNifEnv *env, const struct request *r, struct pt_msg *m,
                            const struct pt_chan_wait *wait)
 {
     uint64_t id = 0;
-    /* What distinguishes the flows of a channel: a sender, or a sender and a partition key. */
-    uint64_t flow = pt_mix64(r->self.pid + (r->keyed ? pt_mix64(r->partition + 1u) : 0));
-    uint64_t lane = r->keyed ? pt_mix64(r->partition) : flow;
     size_t size = m->size;
 
-    m->key = flow ? flow : 1;
-    int rc = pt_chan_send(r->chan, m, (uint32_t)lane, r->key.data, r->key.size, wait, &id);
+    m->key = flow_of(r);
+    int rc = pt_chan_send(r->chan, m, lane_of(r), r->key.data, r->key.size, wait, &id);
     if (rc == PT_CHAN_SENT) {
         pt_nif_spent(env, size);
         return atom(env, "ok");
@@ -146,18 +158,40 @@ ERL_NIF_TERM pt_nif_channel_send(ErlNifEnv *env, int argc, const ERL_NIF_TERM ar
     return m ? submit(env, &r, m, &wait) : atom(env, "system_limit");
 }
 
+static ERL_NIF_TERM submit_small(ErlNifEnv *env, const struct request *r, ErlNifBinary *bin,
+                                 struct pt_small *small, unsigned refs)
+{
+    small->key = flow_of(r);
+    int rc = pt_chan_send_small(r->chan, small, refs, lane_of(r));
+    enif_release_binary(bin);
+    switch (rc) {
+    case PT_CHAN_SENT: return atom(env, "ok");
+    case PT_CHAN_BUSY: return atom(env, "busy");
+    case PT_CHAN_CLOSED: return atom(env, "closed");
+    default: return atom(env, "system_limit");
+    }
+}
+
 /* send_term(Handle, {Control, Message}, Partition, Key) -> ok | busy | closed | large | system_limit.
  * Small terms are encoded here: term_to_iovec/1 takes half a microsecond for the smallest. */
 ERL_NIF_TERM pt_nif_channel_send_term(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
     static const struct pt_chan_wait no_wait = {.kind = PT_CHAN_NO_WAIT};
     struct request r;
+    struct pt_small small;
+    ErlNifBinary bin;
+    unsigned refs;
     (void)argc;
 
     if (!get_request(env, argv, &r) || !pt_nif_is_signal(env, argv[1]))
         return enif_make_badarg(env);
     if (!pt_nif_is_small(env, argv[1]))
         return atom(env, "large");
+    if (pt_chan_takes_small(r.chan)) {
+        int rc = pt_nif_small_of_term(env, argv[1], r.chan, &bin, &small, &refs);
+        if (rc)
+            return rc < 0 ? atom(env, "system_limit") : submit_small(env, &r, &bin, &small, refs);
+    }
     struct pt_msg *m = pt_nif_message_of_term(env, argv[1], NULL, 0);
     return m ? submit(env, &r, m, &no_wait) : atom(env, "system_limit");
 }

@@ -1,5 +1,6 @@
 #include "vm/nif_msg.h"
 
+#include <errno.h>
 #include <string.h>
 
 enum {
@@ -93,6 +94,52 @@ struct pt_msg *pt_nif_message_of_term(ErlNifEnv *env, ERL_NIF_TERM term, const u
         m = build(&v, NULL, envelope, len);
     enif_release_binary(&bin);
     return m;
+}
+
+int pt_nif_small_of_term(ErlNifEnv *env, ERL_NIF_TERM term, const struct pt_chan *c,
+                         ErlNifBinary *bin, struct pt_small *small, unsigned *refs)
+{
+    if (!enif_term_to_binary(env, term, bin))
+        return -ENOMEM;
+    SysIOVec iov = {(char *)bin->data, bin->size};
+    ErlNifIOVec v = {.iovcnt = 1, .size = bin->size, .iov = &iov};
+    if (bin->size > PT_BATCH_COPY || !pt_nif_well_formed(&v, false)) {
+        enif_release_binary(bin);
+        return 0;
+    }
+    size_t at = pt_names_refer(&c->names, bin->data, bin->size, refs);
+    *small = (struct pt_small){.section = c->names.section[*refs],
+                               .there = PT_NAMES_SECTION_MAX,
+                               .bytes = bin->data + at,
+                               .len = bin->size - at};
+    return 1;
+}
+
+/* The VM's choice: the atom's place in its table, by which it puts it into its caches (OTP 25,
+ * external.c, atom2cix). A node that chooses otherwise only says the names more often. */
+static unsigned slot_of(ErlNifEnv *env, const struct pt_name *name)
+{
+    enum { TAG_BITS = 6 };
+    ERL_NIF_TERM a;
+    bool is = name->len && enif_make_existing_atom_len(env, (const char *)name->text, name->len, &a,
+                                                       ERL_NIF_LATIN1);
+    return is ? (unsigned)(a >> TAG_BITS) % PT_ATOM_SLOTS : 0;
+}
+
+void pt_nif_set_names(ErlNifEnv *env, struct pt_chan *c, const char *peer)
+{
+    struct pt_name mine, theirs = {.text = (const uint8_t *)peer, .len = strlen(peer)};
+    ErlNifPid self;
+    ErlNifBinary bin;
+
+    if (!enif_self(env, &self) || !enif_term_to_binary(env, enif_make_pid(env, &self), &bin))
+        return;
+    if (pt_names_of_pid(bin.data, bin.size, &mine)) {
+        mine.slot = slot_of(env, &mine);
+        theirs.slot = slot_of(env, &theirs);
+        pt_chan_set_names(c, &mine, &theirs);
+    }
+    enif_release_binary(&bin);
 }
 
 bool pt_nif_get_wait(ErlNifEnv *env, ERL_NIF_TERM term, struct pt_chan_wait *w)

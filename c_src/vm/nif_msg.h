@@ -19,6 +19,12 @@ struct pt_msg *pt_nif_message(ERL_NIF_TERM list, const ErlNifIOVec *v, const uin
  * smallest. */
 struct pt_msg *pt_nif_message_of_term(ErlNifEnv *env, ERL_NIF_TERM term, const uint8_t *envelope,
                                       size_t len);
+/* A binary of a term that is a signal and small, for pt_chan_send_small() on c: in bin, which is the caller's
+ * to release. 1; 0: it is too large for that; -ENOMEM. The key is not set. */
+int pt_nif_small_of_term(ErlNifEnv *env, ERL_NIF_TERM term, const struct pt_chan *c,
+                         ErlNifBinary *bin, struct pt_small *small, unsigned *refs);
+/* The names of this node and of the peer, for a channel with it. */
+void pt_nif_set_names(ErlNifEnv *env, struct pt_chan *c, const char *peer);
 bool pt_nif_is_small(ErlNifEnv *env, ERL_NIF_TERM t); /* certainly; looks at some dozens of parts */
 bool pt_nif_is_signal(ErlNifEnv *env, ERL_NIF_TERM t); /* {Control :: tuple(), _} */
 /* An atom: no wait; {wait, Message}; {notify, Message}. False: none of these. */

@@ -23,6 +23,7 @@ struct pt_peer {
     char node[PT_NODE_NAME_MAX + 1];
     uint64_t serial; /* of the sessions since the VM started; pt_node.peers is in its order */
     uint64_t max_message;
+    bool channel_names; /* on channels both sides may refer to the nodes' names (proto/names.h) */
     int wake_fd;
 
     /* port lock */

@@ -20,6 +20,9 @@ static int inflated(struct pt_peer *p, const uint8_t *z, size_t len)
     if (!bin)
         return -ENOMEM;
     int rc = pt_zip_inflate(z, len, (uint8_t *)bin->orig_bytes, (size_t)size);
+    /* one with references would tell the VM atoms that nobody here keeps account of */
+    if (!rc && (size < 3 || memcmp(bin->orig_bytes, "\x83\x44", 3) != 0))
+        rc = PT_E_BAD_FRAME;
     if (!rc)
         rc = driver_output_binary(p->port, NULL, 0, bin, 0, (ErlDrvSizeT)size) < 0 ? -ESHUTDOWN : 0;
     driver_free_binary(bin);

@@ -145,9 +145,9 @@ static int fill(struct pt_stream *s, struct pt_lane *l)
     return rc;
 }
 
-struct pt_batch *pt_stream_batch(struct pt_stream *s)
+struct pt_batch *pt_stream_batch(struct pt_stream *s, unsigned lane)
 {
-    struct pt_lane *l = &s->lanes[0];
+    struct pt_lane *l = &s->lanes[lane];
     if (l->state != PT_LANE_IDLE || l->tx_paused || s->closing || !s->auth_sent ||
         (!l->batch->bytes && control(s, l, true)))
         return NULL;
@@ -259,6 +259,8 @@ static int send_lane(struct pt_stream *s, struct pt_lane *l)
     int rc = 0;
     bool hand_over = false;
 
+    if (!l->tx_paused && !s->closing)
+        s->passed &= ~(1u << l->no);
     while (l->state == PT_LANE_IDLE && !l->tx_paused && !s->closing && !(rc = fill(s, l)) &&
            l->batch->bytes) {
         size_t want = l->batch->bytes;
@@ -301,7 +303,7 @@ static int send_lane(struct pt_stream *s, struct pt_lane *l)
 static bool all_sent(const struct pt_stream *s)
 {
     return pt_txq_idle(&s->txq) && !pt_txq_called(&s->txq) && !s->ack_now && !s->tick &&
-           !s->disturbed;
+           !s->passed && !s->disturbed;
 }
 
 int pt_stream_send(struct pt_stream *s, unsigned first)

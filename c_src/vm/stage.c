@@ -84,7 +84,7 @@ int pt_stage_move(struct pt_peer *p)
 
     if (!st->used)
         return 0;
-    struct pt_batch *b = pt_stream_batch(&p->s);
+    struct pt_batch *b = pt_stream_batch(&p->s, 0);
     for (size_t at = 0; !rc && at < st->used;) {
         const struct record *r = (const struct record *)(const void *)(st->room + at);
         const uint8_t *bytes = st->room + at + sizeof *r;

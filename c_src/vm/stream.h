@@ -88,6 +88,7 @@ struct pt_stream {
     size_t waiting_bytes, waiting_messages; /* queued, but not in txq yet (see feed) */
     size_t told_lumps;                      /* cap.c */
     bool disturbed;                         /* by the test hook: a lane may have a rest to send */
+    unsigned passed;                        /* lanes, a bit each: see pt_stream_batch() */
     int error;                              /* first sending error */
     struct pt_path path;
     uint64_t lanes_asked; /* ns: when more_lanes was set last */
@@ -142,8 +143,10 @@ static inline size_t pt_stream_queued(const struct pt_stream *s) /* bytes, not i
 /* Full: who sends shall stop; low: may go on. Call pt_cap_account() after txq grew. */
 bool pt_stream_is_full(const struct pt_stream *s);
 bool pt_stream_is_low(const struct pt_stream *s);
-/* Lane 0's batch, if frames may be added to it behind what is due first. NULL: to the queue. */
-struct pt_batch *pt_stream_batch(struct pt_stream *s);
+/* A lane's batch, if frames may be added to it behind what is due first. NULL: to the queue. Who adds
+ * some without sending it under this very lock sets the lane's bit in `passed`: pt_stream_send() then
+ * does not take the stream for empty. */
+struct pt_batch *pt_stream_batch(struct pt_stream *s, unsigned lane);
 /* Sends what the sockets take now, `first` the lane to begin with. The lock is released around each
  * sendmsg(). 0, or the error with which a lane failed. */
 int pt_stream_send(struct pt_stream *s, unsigned first);

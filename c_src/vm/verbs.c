@@ -44,7 +44,11 @@ static void no(struct answer *a, const char *words)
     a->len = PT_MIN(a->len, sizeof a->bytes - 1);
 }
 
-enum { INIT_FIXED = 1 + 1 + 1 + 16 + 32 + 32 + 8 + 8 + 2, INIT_ATOM_CACHE = 1 };
+enum {
+    INIT_FIXED = 1 + 1 + 1 + 16 + 32 + 32 + 8 + 8 + 2,
+    INIT_ATOM_CACHE = 1,
+    INIT_CHANNEL_NAMES = 2
+};
 
 static void set_max_queue(struct pt_peer *p, uint64_t bytes)
 {
@@ -71,6 +75,7 @@ static void verb_init(struct pt_peer *p, const uint8_t *b, size_t len, struct an
         return no(a, "malformed INIT");
     p->s.lanes_wanted = b[1];
     p->s.rx.atom_cache = b[2] & INIT_ATOM_CACHE;
+    p->channel_names = p->s.rx.atom_cache && (b[2] & INIT_CHANNEL_NAMES);
     memcpy(p->session_id, b + 3, 16);
     memcpy(p->my_auth, b + 19, 32);
     memcpy(p->peer_auth, b + 51, 32);

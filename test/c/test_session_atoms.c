@@ -61,8 +61,9 @@ bool pt_stream_plenty(const struct pt_stream *s)
 /* What is staged goes straight into the batch, or into the queue. */
 static bool lane_is_free;
 
-struct pt_batch *pt_stream_batch(struct pt_stream *s)
+struct pt_batch *pt_stream_batch(struct pt_stream *s, unsigned lane)
 {
+    (void)lane;
     return lane_is_free ? s->lanes[0].batch : NULL;
 }
 

@@ -35,6 +35,7 @@ struct ends {
     struct fv_port *port[2];
     int fd[1 + LANES][2]; /* of the session's lane, and the channel's */
     struct pt_chan *chan; /* of port 0, our reference */
+    bool names;           /* small messages go by pt_chan_send_small() */
 };
 
 struct sender {
@@ -115,10 +116,12 @@ static size_t packet(uint8_t *p, unsigned no, unsigned number, size_t bytes)
     return n + TRAILER;
 }
 
+static size_t size_of(unsigned number) { return number % 50 == 0 ? LARGE : number * 37 % 3000; }
+
 static struct pt_msg *message(unsigned no, unsigned number)
 {
     uint8_t bytes[LARGE + 256];
-    size_t size = packet(bytes, no, number, number % 50 == 0 ? LARGE : number * 37 % 3000);
+    size_t size = packet(bytes, no, number, size_of(number));
     struct pt_chan_owner *owner = NULL;
     struct iovec iov = {bytes, size};
     void *owners[1] = {NULL};
@@ -141,16 +144,33 @@ static struct pt_msg *message(unsigned no, unsigned number)
 /* What arrived: in the receiving port's thread. */
 struct seen {
     unsigned next[THREADS];
+    struct pt_atom_table told; /* what the VM has in its cache */
+    unsigned with_names;
     atomic_uint total;
     atomic_bool wrong;
 };
+
+/* The references of a packet, as the VM resolves them. */
+static bool resolve(struct seen *s, const uint8_t *p, size_t len)
+{
+    static const char *const nodes[2] = {node_a, node_b};
+    struct pt_atom_refs refs;
+    int n = pt_atoms_read(p + 2, len - 2, &s->told, &refs);
+    bool good = n > 0 && (refs.count == 0 || refs.count == 2);
+    for (unsigned i = 0; good && i < refs.count; i++)
+        good = refs.ref[i].atom->len == strlen(nodes[i]) &&
+               !memcmp(refs.ref[i].atom->text, nodes[i], strlen(nodes[i]));
+    s->with_names += good && refs.count;
+    return good;
+}
 
 static void deliver(void *ctx, const uint8_t *p, size_t len)
 {
     struct seen *s = ctx;
     const uint8_t *t = p + len - TRAILER;
     unsigned no = len > TRAILER ? pt_get32(t) : THREADS;
-    bool good = no < THREADS && pt_get32(t + 4) == s->next[no] && p[0] == 131 && p[1] == 68;
+    bool good = no < THREADS && pt_get32(t + 4) == s->next[no] && p[0] == 131 && p[1] == 68 &&
+                resolve(s, p, len);
     if (good)
         s->next[no]++;
     for (const uint8_t *q = t - 1; good && q > t - 100 && q > p + 160; q--)
@@ -189,9 +209,9 @@ static void connect_lane(int fd[2])
     close(l);
 }
 
-static void init_port(struct fv_port *p, unsigned end)
+static void init_port(struct fv_port *p, unsigned end, bool names)
 {
-    uint8_t b[101 + 3] = {1, 1, 1};
+    uint8_t b[101 + 3] = {1, 1, names ? 3 : 1};
     b[3] = (uint8_t)(end + 1); /* session ids differ: both ends live in one node here */
     memset(b + 19, end ? 'b' : 'a', 32);
     memset(b + 51, end ? 'a' : 'b', 32);
@@ -202,11 +222,12 @@ static void init_port(struct fv_port *p, unsigned end)
     must(p, INIT, b, sizeof b);
 }
 
-static void open_ends(struct ends *e, struct seen *seen, atomic_bool *stray)
+static void open_ends(struct ends *e, struct seen *seen, atomic_bool *stray, bool names)
 {
     struct pt_node_opts opts = {
         .backend = PT_BACKEND_POLL, .flush_timeout_ms = 1000, .congestion = ""};
     memset(e, 0, sizeof *e);
+    e->names = names;
     fv_on_send = on_send;
     e->port[0] = fv_open(nothing, stray);
     e->port[1] = fv_open(deliver, seen);
@@ -216,7 +237,7 @@ static void open_ends(struct ends *e, struct seen *seen, atomic_bool *stray)
     for (unsigned end = 0; end < 2; end++) {
         struct fv_port *p = e->port[end];
         uint8_t lane[5] = {0}, channel[15] = {0}, channel_lane[9] = {0};
-        init_port(p, end);
+        init_port(p, end, names);
         pt_put32(lane + 1, (uint32_t)e->fd[0][end]);
         must(p, LANE, lane, sizeof lane);
         must(p, START, "", 0);
@@ -235,6 +256,10 @@ static void open_ends(struct ends *e, struct seen *seen, atomic_bool *stray)
     fv_lock(e->port[0]);
     e->chan = pt_chan_ref(pt_chan_find((struct pt_peer *)fv_data(e->port[0]), 1));
     fv_unlock(e->port[0]);
+    struct pt_name a = {(const uint8_t *)node_a, strlen(node_a), 7};
+    struct pt_name b = {(const uint8_t *)node_b, strlen(node_b), 2000};
+    pt_chan_set_names(e->chan, &a, &b);
+    ck_assert(pt_chan_takes_small(e->chan) == names);
 }
 
 static void close_end(struct ends *e, unsigned end)
@@ -246,20 +271,49 @@ static void close_end(struct ends *e, unsigned end)
 
 /* ---- senders ---- */
 
+static int send_small(struct pt_chan *c, unsigned no, unsigned number, size_t body, uint32_t hash)
+{
+    uint8_t bytes[PT_BATCH_COPY];
+    size_t size = packet(bytes, no, number, body);
+    unsigned refs;
+    size_t at = pt_names_refer(&c->names, bytes, size, &refs);
+    struct pt_small small = {.key = no + 1,
+                             .section = c->names.section[refs],
+                             .there = PT_NAMES_SECTION_MAX,
+                             .bytes = bytes + at,
+                             .len = size - at};
+    return pt_chan_send_small(c, &small, refs, hash);
+}
+
+static int send_one(struct sender *s, unsigned i, const struct pt_chan_wait *wait, uint64_t *id)
+{
+    uint32_t hash = s->no * 7 + i;
+
+    if (s->ends->names && size_of(i) <= PT_BATCH_COPY - 200) {
+        int rc = send_small(s->ends->chan, s->no, i, size_of(i), hash);
+        if (rc != PT_CHAN_BUSY)
+            return rc;
+        s->waits++;
+    }
+    struct pt_msg *m = message(s->no, i);
+    int rc = pt_chan_send(s->ends->chan, m, hash, NULL, 0, wait, id);
+    if (rc != PT_CHAN_SENT)
+        pt_msg_free(m, &pt_chan_owner_ops);
+    return rc;
+}
+
 static void *send_all(void *arg)
 {
     struct sender *s = arg;
     for (unsigned i = 0; !s->closed && (!s->messages || i < s->messages);) {
         struct pt_chan_wait wait = {.kind = PT_CHAN_WAIT, .pid = {s->no}, .message = s->no};
-        struct pt_msg *m = message(s->no, i);
         unsigned before = told_so_far(s->no);
         uint64_t id = 0;
-        int rc = pt_chan_send(s->ends->chan, m, s->no * 7 + i, NULL, 0, &wait, &id);
+        int rc = send_one(s, i, &wait, &id);
         if (rc == PT_CHAN_SENT) {
             i++;
             continue;
         }
-        pt_msg_free(m, &pt_chan_owner_ops);
         s->closed = rc == PT_CHAN_CLOSED;
         sup_must(s->closed || rc == PT_CHAN_BUSY);
         if (s->closed)
@@ -329,14 +383,14 @@ static void until_seen(struct ends *e, struct seen *seen, unsigned count)
     }
 }
 
-START_TEST(all_arrive_in_order)
+static void arrive_in_order(bool names)
 {
-    static struct seen seen;
-    static atomic_bool stray;
+    struct seen seen = {0};
+    atomic_bool stray = false;
     struct ends e;
     struct sender s[THREADS];
     unsigned waits = 0, cancels = 0;
-    open_ends(&e, &seen, &stray);
+    open_ends(&e, &seen, &stray, names);
     /* Nobody reads at first: so it is full at times, however fast the reader is. */
     receiver(&e, PAUSE_RECV);
     start_senders(s, &e, MESSAGES);
@@ -346,14 +400,26 @@ START_TEST(all_arrive_in_order)
     for (unsigned i = 0; i < THREADS; i++) {
         pthread_join(s[i].thread, NULL);
         ck_assert(!s[i].closed);
-        ck_assert_uint_eq(seen.next[i], MESSAGES);
         waits += s[i].waits;
         cancels += s[i].cancels;
     }
+    if (names) { /* of those before, some may have been queued as others are when it was full */
+        fv_lock(e.port[1]);
+        unsigned before = seen.with_names;
+        fv_unlock(e.port[1]);
+        ck_assert_int_eq(send_small(e.chan, 0, MESSAGES, 100, 3), PT_CHAN_SENT);
+        until_seen(&e, &seen, THREADS * MESSAGES + 1);
+        ck_assert_uint_eq(seen.with_names, before + 1);
+    } else {
+        ck_assert_uint_eq(seen.with_names, 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++)
+        ck_assert_uint_eq(seen.next[i], MESSAGES + (names && i == 0));
     ck_assert(!atomic_load(&seen.wrong) && !atomic_load(&stray));
     ck_assert_uint_gt(waits + cancels, 0);
     close_end(&e, 0);
     close_end(&e, 1);
+    pt_atom_table_free(&seen.told);
     struct pt_chan_wait wait = {.kind = PT_CHAN_NO_WAIT};
     uint64_t id;
     struct pt_msg *m = message(0, 1);
@@ -361,6 +427,11 @@ START_TEST(all_arrive_in_order)
     pt_msg_free(m, &pt_chan_owner_ops);
     pt_chan_unref(e.chan);
 }
+
+START_TEST(all_arrive_in_order) { arrive_in_order(false); }
+END_TEST
+
+START_TEST(all_arrive_in_order_with_names) { arrive_in_order(true); }
 END_TEST
 
 /* The port closes under senders that send and wait: all of them hear of it. */
@@ -370,7 +441,7 @@ START_TEST(closed_under_load)
     static atomic_bool stray;
     struct ends e;
     struct sender s[THREADS];
-    open_ends(&e, &seen, &stray);
+    open_ends(&e, &seen, &stray, true);
     start_senders(s, &e, 0);
     until_seen(&e, &seen, 500);
     close_end(&e, 0);
@@ -380,12 +451,14 @@ START_TEST(closed_under_load)
     }
     ck_assert(!atomic_load(&seen.wrong));
     close_end(&e, 1);
+    pt_atom_table_free(&seen.told);
     pt_chan_unref(e.chan);
 }
 END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {all_arrive_in_order, closed_under_load};
+    const TTest *const tests[] = {all_arrive_in_order, all_arrive_in_order_with_names,
+                                  closed_under_load};
     return SUP_MAIN("vm_chan", tests);
 }

@@ -5,8 +5,8 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, suite/0]).
--export([addresses/1, trace_token/1, refusals/1, fallback/1, plain_peer/1, opened_by_either_side/1,
-         opened_by_both/1, order_under_load/1, keys_spread/1, sizes/1, own_node/1,
+-export([addresses/1, names_are_references/1, trace_token/1, refusals/1, fallback/1,
+         plain_peer/1, opened_by_either_side/1, opened_by_both/1, order_under_load/1, keys_spread/1, sizes/1, own_node/1,
          full_delays_no_other/1, suspended_senders_go_on/1, timeout_and_nosuspend/1, notified/1,
          newest_only/1, explicit_keys/1, compressed/1, not_worth_compressing/1, configuration/1]).
 
@@ -17,7 +17,8 @@
 suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
-    [addresses, trace_token, refusals, fallback, plain_peer, opened_by_either_side, opened_by_both,
+    [addresses, names_are_references, trace_token, refusals, fallback, plain_peer,
+     opened_by_either_side, opened_by_both,
      order_under_load, keys_spread, sizes, own_node, full_delays_no_other, suspended_senders_go_on,
      timeout_and_nosuspend, notified, newest_only, explicit_keys, compressed,
      not_worth_compressing, configuration].
@@ -49,6 +50,24 @@ addresses(_) ->
 %% The calls come from different processes, so the channel owes them no order.
 order(X, Y) -> place(X) =< place(Y).
 place(X) -> length(lists:takewhile(fun(E) -> E =/= X end, [by_pid, by_name, by_alias, last])).
+
+%% What a message and its address take is less than the address as a term.
+names_are_references(_) ->
+    {A, B} = pair(#{}),
+    Sink = sink(B),
+    Node = pt_peer:node(B),
+    ok = send(A, B, small, Sink, first),
+    [first] = wait_seen(B, Sink, 1),
+    #{bytes_out := Before} = info(A, B, small),
+    Numbers = lists:seq(1, 100),
+    Size = on(A, fun() ->
+                     [ok = partisan_channel:send(Node, small, Sink, N) || N <- Numbers],
+                     byte_size(term_to_binary({self(), Sink}))
+                 end),
+    ?assertEqual([first | Numbers], wait_seen(B, Sink, 101)),
+    #{bytes_out := After} = info(A, B, small),
+    ?assert(After - Before < 100 * Size),
+    stop([A, B]).
 
 trace_token(_) ->
     {A, B} = pair(#{}),

@@ -333,13 +333,13 @@ nonsense_on_the_wire(_) ->
                end),
          ?assert(apart(A, B), What)
      end || {What, Data} <- Cases],
-    %% a line for each of the first four; of a packet that came whole the VM is the judge, in its own words
+    %% a line for each of the first five; of a packet that came whole the VM is the judge, in its own words
     Lost = fun() ->
                [Line || {_, Line} <- pt_peer:logged(B),
                         string:find(Line, "lane 0 of channel small: m") =/= nomatch]
            end,
-    ?assert(pt_peer:wait(fun() -> length(Lost()) >= 4 end), Lost()),
-    ?assertEqual(4, length(Lost()), Lost()),
+    ?assert(pt_peer:wait(fun() -> length(Lost()) >= 5 end), Lost()),
+    ?assertEqual(5, length(Lost()), Lost()),
     pt_peer:connect(A, B),
     Sink = sink(B),
     ok = send(A, B, small, Sink, alive),
