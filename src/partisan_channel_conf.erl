@@ -1,12 +1,13 @@
 %% The channels of this node: checked, and where every process finds them.
 -module(partisan_channel_conf).
 
--export([set/1, get/0, find/1, check/1, relay/1]).
+-export([set/1, get/0, find/1, check/1, relay/1, relay_classes/0, relay_class/1]).
 
 -export_type([channel/0]).
 
 -define(CONF, {?MODULE, channels}).
 -define(RELAY, {?MODULE, relay}).
+-define(COMMON, "$partisan_relay").
 -define(NAME_MAX, 255). % bytes: one on the wire
 
 %% Complete: every option has a value. max_queue in bytes, idle in ms.
@@ -18,9 +19,13 @@
 set(Channels) ->
     case check(Channels) of
         {ok, Complete} ->
-            Before = ?MODULE:get(),
+            Before = all(),
             ok = persistent_term:put(?CONF, Complete),
-            partisan_channel_srv:configured(Before, Complete);
+            _ = case persistent_term:get(?RELAY, none) of
+                    none -> ok;
+                    #{owner := Owner} -> relay(Owner)
+                end,
+            partisan_channel_srv:configured(Before, all());
         {error, _} = Error -> Error
     end.
 
@@ -28,20 +33,50 @@ set(Channels) ->
 get() ->
     persistent_term:get(?CONF, #{}).
 
--spec find(atom()) -> {ok, channel()} | error.
-find(Name) ->
+all() ->
+    maps:merge(?MODULE:get(), relayed()).
+
+relayed() ->
     case persistent_term:get(?RELAY, none) of
-        {Name, Conf} -> {ok, Conf};
-        _ -> maps:find(Name, ?MODULE:get())
+        none -> #{};
+        #{confs := Confs} -> Confs
     end.
 
-%% The channel of messages that are relayed, beside those that the user has; its name begins with `$`.
-%% Owner gets {partisan_channel_opened, Node} when it was opened with a node. `none`: no more.
--spec relay({atom(), Owner :: pid()} | none) -> ok.
+-spec find(atom()) -> {ok, channel()} | error.
+find(Name) ->
+    case relayed() of
+        #{Name := Conf} -> {ok, Conf};
+        #{} -> maps:find(Name, ?MODULE:get())
+    end.
+
+%% The channels of messages that are relayed, beside those that the user has: a common one, and one for
+%% each of the user's, with its options. Owner gets {partisan_channel_opened, Node} when one was opened
+%% with a node. `none`: no more.
+-spec relay(Owner :: pid() | none) -> ok.
 relay(none) ->
     persistent_term:put(?RELAY, none);
-relay({Name, Owner}) ->
-    persistent_term:put(?RELAY, {Name, (defaults())#{relay => true, owner => Owner}}).
+relay(Owner) ->
+    Own = #{relay => true, owner => Owner},
+    Classes = [{Name, binary_to_atom(Bytes, utf8), Bytes, Conf#{monotonic := false, compression := 0}}
+               || {Name, Conf} <- maps:to_list(?MODULE:get()), Name =/= undefined,
+                  Bytes <- [<<?COMMON, $., (atom_to_binary(Name, utf8))/binary>>],
+                  byte_size(Bytes) =< ?NAME_MAX],
+    All = [{undefined, binary_to_atom(<<?COMMON>>, utf8), <<?COMMON>>, defaults()} | Classes],
+    persistent_term:put(?RELAY, #{owner => Owner,
+                                  confs => maps:from_list([{Atom, maps:merge(Conf, Own)} || {_, Atom, _, Conf} <- All]),
+                                  classes => maps:from_list([{Name, {Atom, Bytes}} || {Name, Atom, Bytes, _} <- All])}).
+
+%% For each of the user's channels, and for `undefined` the common one: the channel of what is relayed.
+-spec relay_classes() -> #{atom() => {atom(), binary()}}.
+relay_classes() ->
+    case persistent_term:get(?RELAY, none) of
+        none -> #{};
+        #{classes := Classes} -> Classes
+    end.
+
+-spec relay_class(atom()) -> {ok, {atom(), binary()}} | error.
+relay_class(Name) ->
+    maps:find(Name, relay_classes()).
 
 %% Pure part of set/1.
 -spec check(term()) -> {ok, #{atom() => channel()}} | {error, Line :: string()}.

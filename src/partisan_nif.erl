@@ -8,11 +8,11 @@
 
 -export([load/1, start/1, info/0, sessions/0, session/1, hmac/2, hkdf/4, equal/2, random/1]).
 -export([channel/2, channel_send/5, channel_send_term/4, channel_cancel/2, channel_is_open/1]).
--export([relay_set/4, relay_send/4, relay_send_term/3, relay_hand_on/2, relay_taken/0, relay_info/0]).
+-export([relay_set/5, relay_send/7, relay_send_term/6, relay_hand_on/2, relay_taken/0, relay_info/0]).
 
 -nifs([start/1, info/0, sessions/0, session/1, hmac/2, hkdf/4, equal/2, random/1,
        channel/2, channel_send/5, channel_send_term/4, channel_cancel/2, channel_is_open/1,
-       relay_set/4, relay_send/4, relay_send_term/3, relay_hand_on/2, relay_taken/0, relay_info/0]).
+       relay_set/5, relay_send/7, relay_send_term/6, relay_hand_on/2, relay_taken/0, relay_info/0]).
 
 -define(PATH, {?MODULE, path}).
 
@@ -88,25 +88,34 @@ channel_cancel(Handle, Id) -> stub(?FUNCTION_NAME, [Handle, Id]).
 -spec channel_is_open(reference()) -> boolean().
 channel_is_open(Handle) -> stub(?FUNCTION_NAME, [Handle]).
 
-%% The table by which messages are relayed: this node's name, the relay channels of its neighbours, and
-%% for each node `Size:16 Name:Size/binary Count:8 Hop:16 ..`, hops being places in Channels (0, 1, ..),
-%% the best first, four at most; the empty name is for all other nodes. No hops: {partisan_relay_frame,
-%% Envelope} to the caller, which is the owner from now on, and is told of losses by
-%% {partisan_relay_dropped, Why, Name} each 10 s. `again`, unless Force: take what you were handed
-%% first.
--spec relay_set(Self :: binary(), Channels :: [reference()], Routes :: binary(), Force :: boolean()) ->
+%% The table by which messages are relayed: this node's name; the names of relay channels, the common one
+%% first; of each neighbour a tuple of its channels of these names, an atom where one has to be opened
+%% yet, the common one again where it stands in; and for each node `Size:16 Name:Size/binary Count:8
+%% Hop:16 ..`, hops being places in Hops (0, 1, ..), the best first, four at most; the empty name is for
+%% all other nodes. No hops, or a channel that has to be opened: {partisan_relay_frame, Class, Envelope} to
+%% the caller, which is the owner from now on, and is told of losses by {partisan_relay_dropped, Why, Name}
+%% each 10 s. `again`, unless Force: take what you were handed first.
+-spec relay_set(Self :: binary(), Classes :: [binary(), ...], Hops :: [tuple()], Routes :: binary(),
+                Force :: boolean()) ->
           ok | again | system_limit.
-relay_set(Self, Channels, Routes, Force) -> stub(?FUNCTION_NAME, [Self, Channels, Routes, Force]).
+relay_set(Self, Classes, Hops, Routes, Force) ->
+    stub(?FUNCTION_NAME, [Self, Classes, Hops, Routes, Force]).
 
-%% Data: term_to_iovec({Control, Message}). Wait as in channel_send/5; Handle and Id are for
-%% channel_cancel/2. none: the table has no open way to that node.
--spec relay_send(Node :: binary(), Hops :: 1..255, [binary(), ...], none | {wait | notify, term()}) ->
-          ok | none | busy | {busy, reference(), pos_integer()} | flatten | system_limit.
-relay_send(Node, Hops, Data, Wait) -> stub(?FUNCTION_NAME, [Node, Hops, Data, Wait]).
+%% Class: the name of the channel that it shall take; with Only no other at the first hop. Partition: a
+%% hash of the partition key, or `none`. Data: term_to_iovec({Control, Message}). Wait as in channel_send/5;
+%% Handle and Id are for channel_cancel/2. none: the table has no open way to that node, or the channel has
+%% to be opened. unknown: Only, and the first neighbour does not have it.
+-spec relay_send(Node :: binary(), Hops :: 1..255, Class :: binary(), Only :: boolean(),
+                 Partition :: none | non_neg_integer(), [binary(), ...], none | {wait | notify, term()}) ->
+          ok | none | unknown | busy | {busy, reference(), pos_integer()} | flatten | system_limit.
+relay_send(Node, Hops, Class, Only, Partition, Data, Wait) ->
+    stub(?FUNCTION_NAME, [Node, Hops, Class, Only, Partition, Data, Wait]).
 
--spec relay_send_term(Node :: binary(), Hops :: 1..255, {tuple(), term()}) ->
-          ok | none | busy | large | system_limit.
-relay_send_term(Node, Hops, Term) -> stub(?FUNCTION_NAME, [Node, Hops, Term]).
+-spec relay_send_term(Node :: binary(), Hops :: 1..255, Class :: binary(), Only :: boolean(),
+                      Partition :: none | non_neg_integer(), {tuple(), term()}) ->
+          ok | none | unknown | busy | large | system_limit.
+relay_send_term(Node, Hops, Class, Only, Partition, Term) ->
+    stub(?FUNCTION_NAME, [Node, Hops, Class, Only, Partition, Term]).
 
 %% Passes on what the owner was handed, over this channel.
 -spec relay_hand_on(reference(), binary()) -> ok | busy | closed | malformed | system_limit.

@@ -198,7 +198,7 @@ static bool somebody_waits(const struct pt_chan *c)
 static int enter(struct pt_chan *c, const struct pt_chan_wait *wait, uint64_t *id)
 {
     struct pt_hmap *map = wait->kind == PT_CHAN_NOTIFY ? &c->notifies : &c->waiters;
-    *id = wait->kind == PT_CHAN_NOTIFY ? (uint64_t)wait->pid.pid : c->next_waiter;
+    *id = wait->kind == PT_CHAN_NOTIFY ? wait->key : c->next_waiter;
     if (pt_hmap_get(map, *id))
         return 0; /* asked to be notified already */
     struct waiter *w = pt_alloc(sizeof *w);

@@ -34,7 +34,7 @@ struct pt_chan {
     bool stopped;            /* about to be closed: senders are turned away, lanes may end */
     struct pt_mono mono;     /* beside s.txq, counted in s.waiting_* */
     struct pt_hmap waiters;  /* id -> struct waiter */
-    struct pt_hmap notifies; /* pid -> struct waiter */
+    struct pt_hmap notifies; /* pt_chan_wait.key -> struct waiter */
     uint64_t next_waiter;
     bool named;
     struct pt_names names; /* constant once a handle was given out, but for its atoms */
@@ -79,6 +79,7 @@ struct pt_chan_wait {
     enum { PT_CHAN_NO_WAIT, PT_CHAN_WAIT, PT_CHAN_NOTIFY } kind;
     ErlNifPid pid;
     ERL_NIF_TERM message; /* sent to pid when there is room, or the channel is gone */
+    uint64_t key; /* of PT_CHAN_NOTIFY, not 0: the same key once more is the same wish, told once */
 };
 
 enum { PT_CHAN_SENT, PT_CHAN_BUSY, PT_CHAN_CLOSED };

@@ -142,6 +142,16 @@ void pt_nif_set_names(ErlNifEnv *env, struct pt_chan *c, const char *peer)
     enif_release_binary(&bin);
 }
 
+/* One wish for each process and message: those who wait at one relay for several nodes get a message of
+ * each. 64 bits, so that no two are taken for one. */
+static uint64_t notify_key(const struct pt_chan_wait *w)
+{
+    uint64_t message = (uint64_t)enif_hash(ERL_NIF_INTERNAL_HASH, w->message, 0) << 32 |
+                       (uint32_t)enif_hash(ERL_NIF_INTERNAL_HASH, w->message, 1);
+    uint64_t key = pt_mix64((uint64_t)w->pid.pid ^ pt_mix64(message));
+    return key ? key : 1;
+}
+
 bool pt_nif_get_wait(ErlNifEnv *env, ERL_NIF_TERM term, struct pt_chan_wait *w)
 {
     const ERL_NIF_TERM *t;
@@ -156,6 +166,7 @@ bool pt_nif_get_wait(ErlNifEnv *env, ERL_NIF_TERM term, struct pt_chan_wait *w)
     w->kind =
         enif_is_identical(t[0], enif_make_atom(env, "notify")) ? PT_CHAN_NOTIFY : PT_CHAN_WAIT;
     w->message = t[1];
+    w->key = w->kind == PT_CHAN_NOTIFY ? notify_key(w) : 0;
     return true;
 }
 

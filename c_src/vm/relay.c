@@ -13,13 +13,19 @@ enum {
 };
 static const uint64_t TELL_NS = 10 * 1000000000ull;
 
+struct class {
+    size_t len;
+    uint8_t name[PT_CHAN_NAME_MAX];
+};
+
 struct pt_relay_table {
     atomic_uint refs;
     struct pt_routes *routes;
     size_t self_len;
     uint8_t self[PT_RELAY_NAME_MAX];
-    unsigned nhops;
-    struct pt_chan *hops[];
+    struct class *classes;
+    unsigned nclasses, nchans;
+    struct pt_chan *chans[]; /* nclasses of each hop */
 };
 
 static struct {
@@ -55,38 +61,59 @@ const char *pt_relay_counter_name(enum pt_relay_count what) { return names[what]
 
 /* ---- the table ---- */
 
-int pt_relay_table_new(struct pt_relay_table **out, const uint8_t *self, size_t self_len,
-                       struct pt_chan *const *hops, unsigned nhops, const uint8_t *routes,
-                       size_t len)
-{
-    if (!self_len || self_len > PT_RELAY_NAME_MAX)
-        return PT_E_BAD_FRAME;
-    struct pt_relay_table *t = pt_alloc(sizeof *t + nhops * sizeof(struct pt_chan *));
-    if (!t)
-        return -ENOMEM;
-    int rc = pt_routes_new(&t->routes, routes, len, nhops);
-    if (rc) {
-        pt_free(t);
-        return rc;
-    }
-    atomic_init(&t->refs, 1);
-    t->self_len = self_len;
-    memcpy(t->self, self, self_len);
-    t->nhops = nhops;
-    for (unsigned i = 0; i < nhops; i++)
-        t->hops[i] = pt_chan_ref(hops[i]);
-    *out = t;
-    return 0;
-}
-
 static void unref(struct pt_relay_table *t)
 {
     if (!t || atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1)
         return;
-    for (unsigned i = 0; i < t->nhops; i++)
-        pt_chan_unref(t->hops[i]);
-    pt_routes_free(t->routes);
+    for (unsigned i = 0; i < t->nchans; i++)
+        if (t->chans[i])
+            pt_chan_unref(t->chans[i]);
+    if (t->routes)
+        pt_routes_free(t->routes);
+    pt_free(t->classes);
     pt_free(t);
+}
+
+static int copy_classes(struct pt_relay_table *t, const struct pt_relay_parts *parts)
+{
+    if (!(t->classes = pt_alloc(parts->nclasses * sizeof *t->classes)))
+        return -ENOMEM;
+    for (unsigned i = 0; i < parts->nclasses; i++) {
+        const struct pt_relay_name *name = &parts->classes[i];
+        if (!name->len || name->len > PT_CHAN_NAME_MAX)
+            return PT_E_BAD_FRAME;
+        t->classes[i].len = name->len;
+        memcpy(t->classes[i].name, name->p, name->len);
+    }
+    return 0;
+}
+
+int pt_relay_table_new(struct pt_relay_table **out, const struct pt_relay_parts *parts)
+{
+    unsigned nchans = parts->nclasses * parts->nhops;
+    if (!parts->self.len || parts->self.len > PT_RELAY_NAME_MAX || !parts->nclasses)
+        return PT_E_BAD_FRAME;
+    struct pt_relay_table *t = pt_zalloc(sizeof *t + nchans * sizeof(struct pt_chan *));
+    if (!t)
+        return -ENOMEM;
+    atomic_init(&t->refs, 1);
+    t->self_len = parts->self.len;
+    memcpy(t->self, parts->self.p, parts->self.len);
+    t->nclasses = parts->nclasses;
+    int rc = copy_classes(t, parts);
+    if (!rc)
+        rc = pt_routes_new(&t->routes, parts->routes.p, parts->routes.len, parts->nhops);
+    for (; !rc && t->nchans < nchans; t->nchans++) {
+        struct pt_chan *c = parts->chans[t->nchans];
+        if (!c && t->nchans % parts->nclasses == 0)
+            rc = PT_E_BAD_FRAME;
+        t->chans[t->nchans] = c ? pt_chan_ref(c) : NULL;
+    }
+    if (rc)
+        unref(t);
+    else
+        *out = t;
+    return rc;
 }
 
 void pt_relay_table_free(struct pt_relay_table *t) { unref(t); }
@@ -172,20 +199,21 @@ static void drop(enum pt_relay_count why, const struct pt_relay_envelope *e)
     pthread_mutex_unlock(&relay.lock);
 }
 
-/* The whole message, as it came. False: the table is another one by now, look there. Under the lock
+/* The whole message, as it came, and its class. False: the table is another one by now, look there. Under the lock
  * with which a table is set, so that none is set while its owner has such a message yet: what follows
  * would go by the new table, and be there before it. The message is copied before: all ports of the
  * node meet at that lock. */
-static bool hand(const struct pt_relay_table *t, const struct pt_relay_envelope *e,
-                 const uint8_t *p, size_t len)
+static bool hand(const struct pt_relay_table *t, const struct pt_chan *from,
+                 const struct pt_relay_envelope *e, const uint8_t *p, size_t len)
 {
     ErlNifEnv *env = enif_alloc_env();
     ERL_NIF_TERM message = 0;
     bool same, sent = false;
 
     if (env)
-        message =
-            enif_make_tuple2(env, enif_make_atom(env, "partisan_relay_frame"), binary(env, p, len));
+        message = enif_make_tuple3(env, enif_make_atom(env, "partisan_relay_frame"),
+                                   binary(env, (const uint8_t *)from->name, from->name_len),
+                                   binary(env, p, len));
     pthread_mutex_lock(&relay.lock);
     same = relay.table == t;
     if (same && relay.handed < HANDED_MAX)
@@ -203,20 +231,47 @@ static bool hand(const struct pt_relay_table *t, const struct pt_relay_envelope 
 
 /* ---- passing on ---- */
 
+/* t->nclasses: none that the table has. */
+static unsigned class_of(const struct pt_relay_table *t, const uint8_t *name, size_t len)
+{
+    unsigned i = 0;
+    while (i < t->nclasses &&
+           (t->classes[i].len != len || memcmp(t->classes[i].name, name, len) != 0))
+        i++;
+    return i;
+}
+
+/* How to go: of which class, back to whom not, and whether another channel may stand in. */
+struct course {
+    unsigned class;
+    const struct pt_chan *from; /* or NULL */
+    bool only;
+};
+
 /* Over the best of the ways that stands. A full one is no reason to take another: order would be lost,
- * and two ways would be full. Takes m if it returns PT_CHAN_SENT. */
+ * and two ways would be full. Nor is one whose channel has to be opened (again) while the connection
+ * stands, which is Erlang's: PT_CHAN_CLOSED. Takes m if it returns PT_CHAN_SENT. */
 static int by_ways(const struct pt_relay_table *t, const uint16_t *ways, int n,
-                   const struct pt_chan *from, struct pt_msg *m, const struct pt_chan_wait *wait,
+                   const struct course *course, struct pt_msg *m, const struct pt_chan_wait *wait,
                    struct pt_chan **via, uint64_t *id)
 {
     for (int i = 0; i < n; i++) {
-        struct pt_chan *c = t->hops[ways[i]];
-        if (c == from)
+        struct pt_chan *const *of_hop = t->chans + (size_t)ways[i] * t->nclasses;
+        struct pt_chan *common = of_hop[0];
+        struct pt_chan *c = course->class < t->nclasses ? of_hop[course->class] : NULL;
+        /* the peer is only compared: it may be gone */
+        if (course->from && common->s.peer == course->from->s.peer)
             continue;
-        int rc = pt_chan_send(c, m, (uint32_t)m->key, NULL, 0, wait, id);
-        *via = c;
-        if (rc != PT_CHAN_CLOSED)
-            return rc;
+        if (course->only && course->class && c == common)
+            return PT_RELAY_UNKNOWN;
+        if (c) {
+            int rc = pt_chan_send(c, m, (uint32_t)m->key, NULL, 0, wait, id);
+            *via = c;
+            if (rc != PT_CHAN_CLOSED)
+                return rc;
+        }
+        if (c != common && pt_chan_is_open(common))
+            return PT_CHAN_CLOSED;
     }
     return PT_CHAN_CLOSED;
 }
@@ -255,6 +310,8 @@ static void pass(const struct pt_relay_table *t, const struct pt_chan *from, voi
                  const struct pt_relay_envelope *e, const uint8_t *p, size_t head, size_t len,
                  bool *again)
 {
+    struct course course = {
+        .class = class_of(t, (const uint8_t *)from->name, from->name_len), .from = from};
     uint16_t ways[PT_ROUTES_WAYS];
     struct pt_chan *via;
     uint64_t id;
@@ -266,7 +323,7 @@ static void pass(const struct pt_relay_table *t, const struct pt_chan *from, voi
     }
     if (n > 0) {
         struct pt_msg *m = passed_on(e, bin, p, head, len);
-        int rc = m ? by_ways(t, ways, n, from, m, &no_wait, &via, &id) : -ENOMEM;
+        int rc = m ? by_ways(t, ways, n, &course, m, &no_wait, &via, &id) : -ENOMEM;
         if (rc == PT_CHAN_SENT) {
             count(PT_RELAY_PASSED);
             return;
@@ -278,7 +335,7 @@ static void pass(const struct pt_relay_table *t, const struct pt_chan *from, voi
             return;
         }
     }
-    *again = !hand(t, e, p, len);
+    *again = !hand(t, from, e, p, len);
 }
 
 static bool is_for(const struct pt_relay_table *t, const struct pt_relay_envelope *e)
@@ -354,24 +411,35 @@ int pt_relay_hand_on(struct pt_chan *to, const uint8_t *p, size_t len)
 
 /* ---- sending ---- */
 
+/* What distinguishes the sender's flows, with the hash of a partition key in the half that chooses the
+ * lane: all senders of one key share it, as they do on a channel. */
+static uint64_t flow_of(const struct pt_relay_send *s)
+{
+    uint64_t flow = pt_mix64(s->sender ^ relay.origin); /* origin: constant by now */
+    if (s->keyed)
+        flow = pt_mix64(flow + pt_mix64(s->partition + UINT64_C(1))) << 32 |
+               (uint32_t)pt_mix64(s->partition);
+    return flow ? flow : 1;
+}
+
 int pt_relay_send(struct pt_relay_send *s)
 {
     uint8_t envelope[PT_RELAY_ENVELOPE_MAX];
     uint16_t ways[PT_ROUTES_WAYS];
     int rc = PT_CHAN_CLOSED;
     struct pt_relay_table *t = current();
-    int n = t ? pt_routes_find(t->routes, s->name, s->name_len, ways) : -1;
+    int n = t ? pt_routes_find(t->routes, s->to.p, s->to.len, ways) : -1;
 
     if (n <= 0)
         goto out;
-    uint64_t flow = pt_mix64(s->sender ^ relay.origin); /* origin: constant by now */
+    struct course course = {.class = class_of(t, s->class.p, s->class.len), .only = s->only};
     struct pt_relay_envelope e = {
         .hops = s->hops,
         .origin = relay.origin,
         .number = atomic_fetch_add_explicit(&relay.number, 1, memory_order_relaxed) + 1,
-        .flow = flow ? flow : 1,
-        .name = s->name,
-        .name_len = s->name_len};
+        .flow = flow_of(s),
+        .name = s->to.p,
+        .name_len = s->to.len};
     struct pt_msg *m = s->make(s, envelope, pt_relay_encode(envelope, &e));
     if (!m) {
         rc = -ENOMEM;
@@ -380,7 +448,7 @@ int pt_relay_send(struct pt_relay_send *s)
     m->kind = PT_ORDER_SENDER;
     m->key = e.flow;
     s->size = m->size;
-    rc = by_ways(t, ways, n, NULL, m, &s->wait, &s->via, &s->id);
+    rc = by_ways(t, ways, n, &course, m, &s->wait, &s->via, &s->id);
     if (rc == PT_CHAN_SENT) {
         count(PT_RELAY_SENT);
         goto out;

@@ -2,8 +2,12 @@
  * scheduler that read them. The VM sees those that are for this node.
  *
  * Erlang hands over a table (nif_relay.c): this node's name, the relay channels of its neighbours, and
- * which of them lead where. It is never changed, only replaced, and whoever uses it holds a reference:
- * a table keeps its channels, and a channel that is gone says so when it is sent on.
+ * which neighbours lead where. It is never changed, only replaced, and whoever uses it holds a
+ * reference: a table keeps its channels, and a channel that is gone says so when it is sent on.
+ *
+ * A neighbour has several relay channels: a common one, and one for each of the user's channels that
+ * messages were relayed on. Their names are the classes. A message stays in the class of the channel
+ * it came on.
  *
  * Locks: the relay lock guards which table is current, what was seen, and what Erlang was handed; it
  * is held for some instructions and the handing over of a message, and no other lock of ours is taken
@@ -34,10 +38,25 @@ enum pt_relay_count {
 
 struct pt_relay_table;
 
-/* Takes references on the channels. 0, -ENOMEM, PT_E_BAD_FRAME; routes as pt_routes_new() has it. */
-int pt_relay_table_new(struct pt_relay_table **out, const uint8_t *self, size_t self_len,
-                       struct pt_chan *const *hops, unsigned nhops, const uint8_t *routes,
-                       size_t len);
+struct pt_relay_name {
+    const uint8_t *p;
+    size_t len;
+};
+
+/* What a table is made of; everything is copied, and references are taken on the channels. */
+struct pt_relay_parts {
+    struct pt_relay_name self;
+    const struct pt_relay_name *classes; /* the common one first; PT_CHAN_NAME_MAX at most */
+    unsigned nclasses;                   /* > 0 */
+    /* Of each hop one for each class. NULL: it has to be opened yet. The first is never NULL; where it
+     * is also that of another class, it stands in: the neighbour does not have that class. */
+    struct pt_chan *const *chans;
+    unsigned nhops;
+    struct pt_relay_name routes; /* as pt_routes_new() has it */
+};
+
+/* 0, -ENOMEM, PT_E_BAD_FRAME. */
+int pt_relay_table_new(struct pt_relay_table **out, const struct pt_relay_parts *parts);
 /* From now on this table. Owner: who is handed what only Erlang can pass on, and told of losses. A new
  * owner has been handed nothing. -EAGAIN: it was handed messages that it has not taken yet, which what
  * comes from now on would overtake; never if `force`. Takes t, if it returns 0. */
@@ -49,10 +68,13 @@ void pt_relay_taken(void);
 
 /* A message of this node. `make` builds it behind the envelope it is given; called once at most. */
 struct pt_relay_send {
-    const uint8_t *name;
-    size_t name_len;
+    struct pt_relay_name to;
+    struct pt_relay_name class;
+    bool only; /* no other channel may stand in at the first hop */
     unsigned hops;
     uint64_t sender;
+    bool keyed; /* with a partition key, whose hash is: */
+    uint32_t partition;
     struct pt_chan_wait wait;
     struct pt_msg *(*make)(struct pt_relay_send *s, const uint8_t *envelope, size_t len);
     /* out, of PT_CHAN_BUSY: the channel that is full, a reference; and what cancels the wait */
@@ -60,7 +82,11 @@ struct pt_relay_send {
     uint64_t id;
     size_t size;
 };
-/* PT_CHAN_SENT, PT_CHAN_BUSY; PT_CHAN_CLOSED: there is no way that C knows; -ENOMEM. Any thread. */
+enum { PT_RELAY_UNKNOWN = PT_CHAN_CLOSED + 1 };
+
+/* PT_CHAN_SENT, PT_CHAN_BUSY; PT_CHAN_CLOSED: there is no way that C knows, or its channel has to be
+ * opened; PT_RELAY_UNKNOWN: `only`, and the first neighbour does not have that class; -ENOMEM. Any
+ * thread. */
 int pt_relay_send(struct pt_relay_send *s);
 
 /* Port lock. A message on a relay channel: delivered, passed on, handed to Erlang, or dropped and

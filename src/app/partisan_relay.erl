@@ -28,31 +28,40 @@ start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
 %% `ok`: on its way to the first relay. No route: the caller knows no way either.
--spec send(node(), partisan_send:server_ref(), term(), non_neg_integer()) ->
-          ok | {error, not_yet_connected | busy | timeout | system_limit}.
+-spec send(node(), partisan_send:server_ref(), term(), non_neg_integer()) -> ok | {error, term()}.
 send(Node, Dest, Message, Hops) ->
     send(Node, Dest, Message, Hops, #{}).
 
 %% By the carrier, from lane to lane (partisan_relay_lanes); where that cannot be, by this module. Opts:
-%% `timeout` and `nosuspend` hold where the first neighbour's channel is full.
--spec send(node(), partisan_send:server_ref(), term(), non_neg_integer(), map()) ->
-          ok | {error, not_yet_connected | busy | timeout | system_limit}.
+%% `channel` and `partition_key` hold at every hop, `timeout`, `nosuspend`, `notify` and `channel_fallback`
+%% at the first one.
+-spec send(node(), partisan_send:server_ref(), term(), non_neg_integer(), map()) -> ok | {error, term()}.
 send(Node, Dest, Message, Hops, Opts) ->
     case partisan_relay_lanes:send(Node, Dest, Message, Hops, Opts) of
-        none -> by_erlang(Node, Dest, Message, Hops);
+        none -> by_erlang(Node, Dest, Message, Hops, Opts);
         Result -> Result
     end.
 
-by_erlang(Node, Dest, Message, Hops) ->
+%% The channel counts as far as the first relay. Where that is a monotonic one it would take messages to
+%% the same relay for newer versions of each other. `notify` would name that relay: the sender waits.
+by_erlang(Node, Dest, Message, Hops, Opts) ->
     case partisan_overlay_shell:route(Node) of
         {ok, Via} ->
-            case erlang:send({?MODULE, Via}, {relay, Node, Dest, Message, Hops, identity()},
-                             [noconnect]) of
-                ok -> ok;
-                noconnect -> {error, not_yet_connected}
+            Relayed = {relay, Node, Dest, Message, Hops, identity()},
+            Channel = maps:get(channel, Opts, undefined),
+            case partisan_transport:send(Via, may_take(Channel), ?MODULE, Relayed,
+                                         maps:without([notify, key, clock], Opts)) of
+                {error, disconnected} -> {error, not_yet_connected};
+                Result -> Result
             end;
         none ->
             {error, not_yet_connected}
+    end.
+
+may_take(Channel) ->
+    case partisan_config:channels() of
+        #{Channel := #{monotonic := true}} -> undefined;
+        #{} -> Channel
     end.
 
 %% No other message of any life of any node has this one.

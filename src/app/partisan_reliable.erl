@@ -50,7 +50,7 @@ has_way(Node) -> partisan_overlay_shell:route(Node) =/= none.
 %% What the two ends of a stream say to each other, over a connection or by relay.
 -spec carry(node(), partisan:channel(), pid() | atom(), term(), map()) -> partisan_send:result().
 carry(Node, Channel, Dest, Message, Wire) ->
-    partisan_send:carry(Node, Channel, Dest, Message, Wire, #{}).
+    partisan_send:carry(Node, Channel, Dest, Message, Wire).
 
 %% The same for what is small and makes no sender wait.
 -spec tell(pid(), term()) -> ok.

@@ -7,7 +7,7 @@
 %% partisan_causality.
 -module(partisan_send).
 
--export([forward/2, forward/3, forward/4, cast/3, cast/4, carry/6, deliver/2, options/1, settle/0]).
+-export([forward/2, forward/3, forward/4, cast/3, cast/4, carry/5, deliver/2, options/1, settle/0]).
 -export([forward_message/2, forward_message/3, forward_message/4, forward_message/5]).
 -export([cast_message/2, cast_message/3, cast_message/4, cast_message/5]).
 -export([old_forward_message/2, old_forward_message/3, old_forward_message/4,
@@ -126,7 +126,7 @@ to(Node, Dest, Msg, Opts) ->
     end.
 
 how(Node, Dest, Msg, Opts) when map_size(Opts) =:= 0 ->
-    carry(Node, undefined, Dest, Msg, Opts, Opts);
+    carry(Node, undefined, Dest, Msg, Opts);
 how(Node, Dest, Msg, Opts) ->
     ok = check_timeout(Opts),
     ok = check_channel(Opts),
@@ -162,21 +162,21 @@ by_kind(Node, Dest, Msg, Opts) ->
 %% The transport reads what it knows among the options, so as a rule they are its own as they are: a
 %% map made anew for each message costs more than the rest of this module.
 by_channel(Node, Dest, Msg, #{channel := Name} = Opts) when is_atom(Name) ->
-    carry(Node, Name, Dest, Msg, wire(Opts), Opts);
+    carry(Node, Name, Dest, Msg, wire(Opts));
 %% Partisan 1 to 4 wrote a monotonic channel as a tuple; Riak Core writes {vnode, Index}, whose
 %% second half is a partition key.
 by_channel(Node, Dest, Msg, #{channel := {monotonic, Name}} = Opts) when is_atom(Name) ->
-    carry(Node, Name, Dest, Msg, wire(Opts), Opts);
+    carry(Node, Name, Dest, Msg, wire(Opts));
 by_channel(Node, Dest, Msg, #{channel := {Name, Key}} = Opts) when is_atom(Name) ->
     Wire = case Opts of
                #{partition_key := Own} when Own =/= undefined -> Opts;
                #{} -> Opts#{partition_key => Key}
            end,
-    carry(Node, Name, Dest, Msg, wire(Wire), Opts);
+    carry(Node, Name, Dest, Msg, wire(Wire));
 by_channel(_Node, _Dest, _Msg, #{channel := Other}) ->
     error(badarg, [Other]);
 by_channel(Node, Dest, Msg, Opts) ->
-    carry(Node, undefined, Dest, Msg, wire(Opts), Opts).
+    carry(Node, undefined, Dest, Msg, wire(Opts)).
 
 wire(#{partition_key := undefined} = Opts) ->
     wire(maps:remove(partition_key, Opts));
@@ -187,31 +187,31 @@ wire(Opts) ->
     Opts.
 
 %% Once, to a native pid, alias or name of another node: over a connection with it, or by relay where
-%% the overlay has that way (partisan_overlay_shell:way/1), or where there is no connection. Wire are
-%% the options of the transport, Opts those of the message.
--spec carry(node(), partisan:channel(), partisan_transport:dest(), term(), map(), map()) -> result().
-carry(Node, Channel, Dest, Msg, Wire, Opts) ->
+%% the overlay has that way (partisan_overlay_shell:way/1), or where there is no connection. Opts are
+%% those of the transport; of a relay as well, with the channel as it is meant.
+-spec carry(node(), partisan:channel(), partisan_transport:dest(), term(), map()) -> result().
+carry(Node, Channel, Dest, Msg, Opts) ->
     case partisan_overlay_shell:way(Node) of
         direct ->
-            case partisan_transport:send(Node, Channel, Dest, Msg, Wire) of
+            case partisan_transport:send(Node, Channel, Dest, Msg, Opts) of
                 {error, Reason} when Reason =:= not_yet_connected; Reason =:= disconnected ->
-                    relay(Node, Dest, Msg, Opts, Reason);
+                    relay(Node, Channel, Dest, Msg, Opts, Reason);
                 Result ->
                     Result
             end;
         relay ->
-            case relay(Node, Dest, Msg, Opts, none) of
-                {error, none} -> partisan_transport:send(Node, Channel, Dest, Msg, Wire);
+            case relay(Node, Channel, Dest, Msg, Opts, none) of
+                {error, none} -> partisan_transport:send(Node, Channel, Dest, Msg, Opts);
                 Result -> Result
             end
     end.
 
 %% The overlay may know a way.
-relay(Node, Dest, Msg, Opts, Reason) ->
+relay(Node, Channel, Dest, Msg, Opts, Reason) ->
     Manager = partisan_config:get(peer_service_manager),
     case erlang:function_exported(Manager, relay_message, 4) of
         true ->
-            case Manager:relay_message(Node, Dest, Msg, Opts) of
+            case Manager:relay_message(Node, Dest, Msg, named(Channel, Opts)) of
                 {error, Why} when Why =:= not_yet_connected; Why =:= disconnected ->
                     {error, Reason};
                 Result ->
@@ -220,6 +220,10 @@ relay(Node, Dest, Msg, Opts, Reason) ->
         false ->
             {error, Reason}
     end.
+
+named(Channel, #{channel := Channel} = Opts) -> Opts;
+named(undefined, Opts) -> maps:remove(channel, Opts);
+named(Channel, Opts) -> Opts#{channel => Channel}.
 
 %% To a process of this node. Nobody there: as with `!`, the message is gone.
 -spec deliver(server_ref(), term()) -> ok.

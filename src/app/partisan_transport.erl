@@ -5,7 +5,7 @@
 %% A node that is not distributed has only itself.
 -module(partisan_transport).
 
--export([kind/0, init/0, configure/1, send/5, connected/0, connected/1, listen_addrs/0]).
+-export([kind/0, init/0, configure/1, send/5, fallback/1, connected/0, connected/1, listen_addrs/0]).
 
 -include_lib("kernel/include/logger.hrl").
 
@@ -112,6 +112,8 @@ not_sent(Reason, Node, _, _, _, _) when Reason =:= disconnected; Reason =:= not_
 not_sent(Reason, _, _, _, _, _) ->
     {error, Reason}.
 
+%% Whether a message for a channel that there is not goes without one.
+-spec fallback(map()) -> boolean().
 fallback(#{channel_fallback := Fallback}) -> Fallback;
 fallback(#{}) -> partisan_config:get(channel_fallback).
 

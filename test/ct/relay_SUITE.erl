@@ -6,14 +6,17 @@
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
 -export([undecoded/1, in_order/1, to_anybody/1, hops/1, twice/1, malformed/1, full/1, first_full/1,
          restarted/1, other_way_at_once/1, killed/1, held/1, without/1]).
+-export([by_channel/1, by_key/1, notified/1, opened_again/1, not_everywhere/1, separate/1]).
 
 suite() -> [{timetrap, {minutes, 4}}].
 
 all() ->
-    [undecoded, in_order, to_anybody, hops, twice, malformed, full, first_full, restarted,
-     other_way_at_once, killed, held, without].
+    [undecoded, in_order, to_anybody, hops, twice, malformed, full, first_full, by_channel, by_key, notified,
+     separate, opened_again, restarted, other_way_at_once, killed, held, not_everywhere, without].
 
 -define(CHANNEL, '$partisan_relay').
+-define(CHANNELS, #{bulk => #{parallelism => 3}, mono => #{monotonic => true}, zip => #{compression => true},
+                    brief => #{idle => 100}}).
 -define(wait(Condition), ?assert(pt_peer:wait(fun() -> Condition end, 60000, 50))).
 
 lean() ->
@@ -22,8 +25,9 @@ lean() ->
 start(N) -> [start_one(#{}) || _ <- lists:seq(1, N)].
 
 start_one(Opts) ->
-    pt_cluster:app(pt_peer:start(rl, Opts#{args => lean()}),
-                   [{peer_service_manager, pt_graph}, {retransmit_interval, 200}]).
+    pt_cluster:app(pt_peer:start(rl, maps:remove(channels, Opts#{args => lean()})),
+                   [{peer_service_manager, pt_graph}, {retransmit_interval, 200},
+                    {channels, maps:get(channels, Opts, ?CHANNELS)}]).
 
 %% A line of four for the cases that leave it as it was.
 init_per_suite(Config) ->
@@ -254,15 +258,30 @@ malformed(Config) ->
                   envelope(Node, 9, 1, <<>>)]],
     [?assertError(badarg, pt_peer:call(B, partisan_nif, Function, Args))
      || {Function, Args} <- [{relay_hand_on, [make_ref(), <<>>]}, {relay_hand_on, [x, x]},
-                             {relay_send, [<<>>, 1, [<<131, 104, 2, 1, 2, 3>>], none]},
-                             {relay_send, [<<"n">>, 0, [<<131, 104, 2, 1, 2, 3>>], none]},
-                             {relay_send, [<<"n">>, 256, [<<131, 104, 2, 1, 2, 3>>], none]},
-                             {relay_send, [<<"n">>, 1, [<<"zzzzzzzzz">>], none]},
-                             {relay_send, [<<"n">>, 1, x, none]},
-                             {relay_send, [binary:copy(<<"n">>, 1021), 1, [<<131, 104, 2, 1, 2, 3>>], none]},
-                             {relay_send_term, [<<"n">>, 1, x]}, {relay_send_term, [x, 1, {{}, x}]},
-                             {relay_set, [<<"n">>, [x], <<>>, true]}, {relay_set, [<<"n">>, x, <<>>, true]},
-                             {relay_set, [<<>>, [], <<>>, true]}, {relay_set, [<<"n">>, [], <<1>>, true]}]],
+                             {relay_send, [<<"n">>, 1, <<"c">>, false, none, [<<"zzzzzzzzz">>], none]},
+                             {relay_send, [<<"n">>, 1, <<"c">>, false, none, x, none]},
+                             {relay_send_term, [<<"n">>, 1, <<"c">>, false, none, x]},
+                             {relay_set, [<<"n">>, [<<"c">>], [x], <<>>, true]},
+                             {relay_set, [<<"n">>, [<<"c">>], [{x}], <<>>, true]},
+                             {relay_set, [<<"n">>, [<<"c">>], [{}], <<>>, true]},
+                             {relay_set, [<<"n">>, [<<"c">>], x, <<>>, true]},
+                             {relay_set, [<<"n">>, [], [], <<>>, true]},
+                             {relay_set, [<<"n">>, [<<>>], [], <<>>, true]},
+                             {relay_set, [<<"n">>, [c], [], <<>>, true]},
+                             {relay_set, [<<"n">>, c, [], <<>>, true]},
+                             {relay_set, [<<"n">>, [binary:copy(<<"c">>, 256)], [], <<>>, true]},
+                             {relay_set, [<<>>, [<<"c">>], [], <<>>, true]},
+                             {relay_set, [<<"n">>, [<<"c">>], [], <<1>>, true]}]
+         ++ [{Function, Given ++ Rest}
+             || Given <- [[<<>>, 1, <<"c">>, false, none], [<<"n">>, 0, <<"c">>, false, none],
+                          [<<"n">>, 256, <<"c">>, false, none], [<<"n">>, 1, <<>>, false, none],
+                          [<<"n">>, 1, c, false, none], [<<"n">>, 1, <<"c">>, 1, none],
+                          [<<"n">>, 1, binary:copy(<<"c">>, 256), false, none],
+                          [<<"n">>, 1, <<"c">>, false, -1], [<<"n">>, 1, <<"c">>, false, <<>>],
+                          [<<"n">>, 1, <<"c">>, false, 1 bsl 32], [x, 1, <<"c">>, false, none],
+                          [binary:copy(<<"n">>, 1021), 1, <<"c">>, false, none]],
+                {Function, Rest} <- [{relay_send, [[<<131, 104, 2, 1, 2, 3>>], none]},
+                                     {relay_send_term, [{{}, x}]}]]],
     ok = forward(B, D, Sink, 'after'),
     ?wait(pt_peer:collected(D, Sink) =:= ['after']),
     ?assertEqual(Before, Session()).
@@ -311,7 +330,7 @@ first_full(Config) ->
     Node = pt_peer:node(D),
     pt_chan:lanes(B, C, ?CHANNEL, pause_send),
     Large = binary:copy(<<1>>, 1 bsl 20),
-    ok = pt_peer:eval(B, fun() -> until_busy(Node, Sink, Large, 100) end),
+    ok = pt_peer:eval(B, fun() -> until_busy(Node, Sink, Large, #{}, 100) end),
     ?assertEqual({error, timeout}, forward(B, D, Sink, x, #{timeout => 10})),
     ?assertEqual({error, timeout}, forward(B, D, Sink, Large, #{timeout => 0})),
     Self = self(),
@@ -321,20 +340,172 @@ first_full(Config) ->
     receive {Waiting, Result} -> ?assertEqual(ok, Result) after 60000 -> error(waits) end,
     arrives(B, D, Sink).
 
-until_busy(_Node, _Sink, _Message, 0) -> never;
-until_busy(Node, Sink, Message, N) ->
-    case partisan:forward_message(Node, Sink, Message, #{nosuspend => true}) of
-        ok -> until_busy(Node, Sink, Message, N - 1);
+until_busy(_Node, _Sink, _Message, _Opts, 0) -> never;
+until_busy(Node, Sink, Message, Opts, N) ->
+    case partisan:forward_message(Node, Sink, Message, Opts#{nosuspend => true}) of
+        ok -> until_busy(Node, Sink, Message, Opts, N - 1);
         {error, busy} -> ok
     end.
 
 %% Best effort, so again until it does.
-arrives(From, To, Sink) ->
+arrives(From, To, Sink) -> arrives(From, To, Sink, #{}).
+
+arrives(From, To, Sink, Opts) ->
     Ref = make_ref(),
     ?wait(begin
-              ok = forward(From, To, Sink, Ref),
+              ok = forward(From, To, Sink, Ref, Opts),
               lists:member(Ref, pt_peer:collected(To, Sink))
           end).
+
+%% ------------------------------------------------------------------------------------------------
+%% Options
+
+relayed(Channel) -> binary_to_atom(<<"$partisan_relay.", (atom_to_binary(Channel, utf8))/binary>>, utf8).
+
+%% Messages that a node has sent to its neighbour on a channel.
+out(From, To, Channel) -> maps:get(messages_out, pt_chan:info(From, To, Channel), 0).
+
+%% A message takes the channel it is for at every hop, and no other one's; the first ones in order, too,
+%% though each relay has to open it for them.
+by_channel(Config) ->
+    [A, B, C, D] = proplists:get_value(line, Config),
+    Node = pt_peer:node(D),
+    Links = [{A, B}, {B, C}, {C, D}],
+    [begin
+         Sink = pt_peer:spawn_collector(D),
+         Before = [{out(X, Y, ?CHANNEL), out(X, Y, relayed(Channel))} || {X, Y} <- Links],
+         ok = pt_peer:eval(A, fun() ->
+                                      [ok = partisan:forward_message(Node, Sink, sized(I), #{channel => Channel})
+                                       || I <- lists:seq(1, 300)],
+                                      ok
+                              end),
+         ?wait(pt_peer:eval(D, fun() -> length(got(Sink)) >= 300 end)),
+         ?assert(pt_peer:eval(D, fun() -> got(Sink) =:= [sized(I) || I <- lists:seq(1, 300)] end)),
+         ?assertEqual([{Common, Own + 300} || {Common, Own} <- Before],
+                      [{out(X, Y, ?CHANNEL), out(X, Y, relayed(Channel))} || {X, Y} <- Links]),
+         [?assert(lists:member(pt_peer:node(Y), maps:get(Channel, maps:get(channels, lanes_info(X)))))
+          || {X, Y} <- Links]
+     end || Channel <- [bulk, mono, zip]],
+    ?assertMatch([3, 3, 3], [maps:get(lanes_wanted, pt_chan:info(X, Y, relayed(bulk))) || {X, Y} <- Links]),
+    %% No such channel here: by the common one, if that may be.
+    Sink = pt_peer:spawn_collector(D),
+    ?assertEqual(ok, forward(A, D, Sink, 1, #{channel => nobody_has_this})),
+    ?assertEqual({error, {unknown_channel, nobody_has_this}},
+                 forward(A, D, Sink, 2, #{channel => nobody_has_this, channel_fallback => false})),
+    ?assertEqual(ok, forward(A, D, Sink, 3, #{channel => bulk, channel_fallback => false})),
+    ?wait(lists:sort(pt_peer:collected(D, Sink)) =:= [1, 3]),
+    %% Acknowledged ones take it as well.
+    Acked = out(B, C, relayed(bulk)),
+    ?assertEqual(ok, forward(A, D, Sink, 4, #{channel => bulk, retransmission => true})),
+    ?wait(lists:member(4, pt_peer:collected(D, Sink))),
+    ?assert(out(B, C, relayed(bulk)) > Acked).
+
+%% Messages of one key take the same lane at all hops, whoever sends them, and different keys do not all.
+%% One message at a time: a lane that is in use leaves what comes to another one.
+by_key(Config) ->
+    [A, B, C, D] = proplists:get_value(line, Config),
+    Node = pt_peer:node(D),
+    Sink = pt_peer:spawn_collector(D),
+    Links = [{A, B}, {B, C}, {C, D}],
+    Lanes = fun() -> [[Sends || #{sends := Sends} <- maps:get(lanes, pt_chan:info(X, Y, relayed(bulk)), [])]
+                      || {X, Y} <- Links]
+            end,
+    One = fun(Key) ->
+                  Ref = make_ref(),
+                  ok = forward(A, D, Sink, Ref, #{channel => bulk, partition_key => Key}),
+                  ?wait(lists:member(Ref, pt_peer:collected(D, Sink)))
+          end,
+    One(0),
+    ?wait(lists:all(fun(Of) -> length(Of) =:= 3 end, Lanes())),
+    Used = fun(Key) ->
+                   Before = Lanes(),
+                   [One(Key) || _ <- lists:seq(1, 5)],
+                   [[I || {I, More} <- lists:zip([0, 1, 2], lists:zipwith(fun erlang:'-'/2, Now, Then)), More > 0]
+                    || {Now, Then} <- lists:zip(Lanes(), Before)]
+           end,
+    Taken = [Used(Key) || Key <- lists:seq(1, 8)],
+    [?assertMatch([[Lane], [Lane], [Lane]], Of) || Of <- Taken],
+    ?assert(length(lists:usort(Taken)) > 1),
+    %% In order for each key, all at once.
+    Keyed = pt_peer:spawn_collector(D),
+    ok = pt_peer:eval(A, fun() ->
+                                 [ok = partisan:forward_message(Node, Keyed, {I rem 5, I},
+                                                                #{channel => bulk, partition_key => I rem 5})
+                                  || I <- lists:seq(1, 1000)],
+                                 ok
+                         end),
+    ?wait(length(pt_peer:collected(D, Keyed)) =:= 1000),
+    Got = pt_peer:collected(D, Keyed),
+    [?assertEqual([I || I <- lists:seq(1, 1000), I rem 5 =:= Key], [I || {K, I} <- Got, K =:= Key])
+     || Key <- lists:seq(0, 4)].
+
+%% A first neighbour that takes nothing: `busy`, and a message for each node when it is worth trying again.
+notified(Config) ->
+    [A, B, C, D] = proplists:get_value(line, Config),
+    Sinks = [{N, pt_peer:node(N), pt_peer:spawn_collector(N)} || N <- [C, D]],
+    [{C, _, SinkC}, {D, NodeD, SinkD}] = Sinks,
+    [begin
+         ok = forward(A, D, SinkD, first, #{channel => Channel}),
+         Relay = case Channel of undefined -> ?CHANNEL; _ -> relayed(Channel) end,
+         pt_chan:lanes(A, B, Relay, pause_send),
+         Large = binary:copy(<<1>>, 1 bsl 20),
+         ok = pt_peer:eval(A, fun() -> until_busy(NodeD, SinkD, Large, #{channel => Channel}, 100) end),
+         Collector = pt_peer:spawn_collector(A),
+         Ask = fun(Node, Sink) ->
+                       pt_peer:eval(A, fun() ->
+                           Self = self(),
+                           Collector ! {pt_do, Self, asked, fun() ->
+                               partisan:forward_message(Node, Sink, x, #{channel => Channel, notify => true})
+                           end},
+                           receive {asked, Answer} -> Answer end
+                       end)
+               end,
+         [?assertEqual({error, busy}, Ask(Node, Sink)) || {_, Node, Sink} <- Sinks, _ <- [1, 2]],
+         ?assertEqual([], pt_peer:collected(A, Collector)),
+         pt_chan:lanes(A, B, Relay, resume_send),
+         ?wait(length(pt_peer:collected(A, Collector)) >= 2),
+         ?assertEqual(lists:sort([{partisan_channel, Node, Channel, writable} || {_, Node, _} <- Sinks]),
+                      lists:sort(pt_peer:collected(A, Collector))),
+         [?assertEqual(ok, Ask(Node, Sink)) || {_, Node, Sink} <- Sinks]
+     end || Channel <- [bulk, undefined]],
+    [arrives(A, N, Sink) || {N, Sink} <- [{C, SinkC}, {D, SinkD}]].
+
+%% A full channel at a relay keeps nothing up that is on another one.
+separate(Config) ->
+    [A, _, C, D] = proplists:get_value(line, Config),
+    [Bulk, Small] = [pt_peer:spawn_collector(D) || _ <- [1, 2]],
+    ok = forward(A, D, Bulk, 0, #{channel => bulk}),
+    ?wait(pt_peer:collected(D, Bulk) =:= [0]),
+    pt_chan:lanes(C, D, relayed(bulk), pause_send),
+    Large = binary:copy(<<1>>, 1 bsl 20),
+    #{overrun := Before} = info(C),
+    ?wait(begin
+              ok = forward(A, D, Bulk, Large, #{channel => bulk}),
+              #{overrun := Lost} = info(C),
+              Lost > Before
+          end),
+    numbers(A, D, Small, 1, 100),
+    ?wait(pt_peer:collected(D, Small) =:= lists:seq(1, 100)),
+    pt_chan:lanes(C, D, relayed(bulk), resume_send),
+    arrives(A, D, Bulk).
+
+%% A channel that was closed since nobody used it is opened by the next message, at each relay.
+opened_again(Config) ->
+    [A, B, C, D] = proplists:get_value(line, Config),
+    Sink = pt_peer:spawn_collector(D),
+    Links = [{A, B}, {B, C}, {C, D}],
+    [begin
+         ok = forward(A, D, Sink, I, #{channel => brief}),
+         ?wait(lists:member(I, pt_peer:collected(D, Sink))),
+         [?wait(pt_chan:info(X, Y, relayed(brief)) =:= #{}) || {X, Y} <- Links]
+     end || I <- [1, 2, 3]],
+    ?assertEqual([1, 2, 3], pt_peer:collected(D, Sink)),
+    %% Without patience a sender has it opened and comes back.
+    ?wait(case forward(A, D, Sink, 4, #{channel => brief, nosuspend => true}) of
+              ok -> true;
+              {error, busy} -> false
+          end),
+    ?wait(lists:member(4, pt_peer:collected(D, Sink))).
 
 %% The process that makes the table fails: the overlay starts anew, and all is as before.
 restarted(Config) ->
@@ -424,6 +595,31 @@ held(_Config) ->
     ?wait(pt_peer:how_many(E, SinkE) >= 200),
     ?assertEqual(lists:seq(1, 200), pt_peer:collected(E, SinkE)),
     pt_cluster:stop([A, B, E]).
+
+%% A relay that does not have the channel: what is for it goes by the common one from there on, and takes it
+%% again once the relay has it. A sender that wants no other is told so where it is its own neighbour.
+not_everywhere(_Config) ->
+    [A, B, D] = [start_one(#{}), start_one(#{channels => #{}}), start_one(#{})],
+    C = start_one(#{}),
+    Nodes = [A, C, B, D],
+    linked(lists:zip(lists:droplast(Nodes), tl(Nodes)), Nodes),
+    Sink = pt_peer:spawn_collector(D),
+    Opts = #{channel => bulk},
+    [ok = forward(A, D, Sink, I, Opts) || I <- lists:seq(1, 50)],
+    ok = forward(A, D, Sink, 51, Opts#{channel_fallback => false}),
+    ?wait(length(pt_peer:collected(D, Sink)) >= 51),
+    ?assertEqual(lists:seq(1, 51), pt_peer:collected(D, Sink)),
+    ?assertEqual([51, 0, 0], [out(X, Y, relayed(bulk)) || {X, Y} <- [{A, C}, {C, B}, {B, D}]]),
+    ?assertEqual({error, {unknown_channel, bulk}}, forward(C, D, Sink, x, Opts#{channel_fallback => false})),
+    ok = pt_peer:call(B, partisan_config, set, [channels, ?CHANNELS]),
+    arrives(B, A, pt_peer:spawn_collector(A), Opts),
+    ?wait(begin
+              ok = forward(A, D, Sink, more, Opts),
+              out(B, D, relayed(bulk)) > 0
+          end),
+    ?assertEqual(ok, forward(C, D, Sink, last, Opts#{channel_fallback => false})),
+    ?wait(lists:member(last, pt_peer:collected(D, Sink))),
+    pt_cluster:stop(Nodes).
 
 %% A node in the middle that runs another carrier: from its neighbours on messages go by Erlang.
 without(_Config) ->
