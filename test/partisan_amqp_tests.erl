@@ -35,14 +35,26 @@ open_frame_test() ->
 
 bodies_test() ->
     Body = fun(IoData) -> partisan_amqp_proto:body(iolist_to_binary(IoData)) end,
-    ?assertEqual({message, {a@b, 77}, {3, 2}, {x, [1]}, <<"m">>},
-                 Body(partisan_amqp_proto:message({a@b, 77}, {3, 2}, term_to_binary({{x, [1]}, <<"m">>})))),
+    ?assertEqual({message, {<<"a@b">>, 77}, {3, 2}, {x, [1]}, <<"m">>},
+                 Body(partisan_amqp_proto:message({<<"a@b">>, 77}, {3, 2}, term_to_binary({{x, [1]}, <<"m">>})))),
     ?assertEqual({heartbeat, [x, y]}, Body(partisan_amqp_proto:heartbeat([x, y]))),
-    Whole = iolist_to_binary(partisan_amqp_proto:message({a@b, 77}, {3, 2}, term_to_binary({x, y}))),
+    Whole = iolist_to_binary(partisan_amqp_proto:message({<<"a@b">>, 77}, {3, 2}, term_to_binary({x, y}))),
     [?assertEqual(bad_body, Body(binary:part(Whole, 0, N))) || N <- lists:seq(0, byte_size(Whole) - 1)],
     [?assertEqual(bad_body, Body(Bad))
      || Bad <- [<<1, $h, 1, 2>>, [<<1, $h>>, term_to_binary(x)],
-                partisan_amqp_proto:message({a@b, 77}, {3, 2}, term_to_binary(x)), <<2, $h>>]].
+                partisan_amqp_proto:message({<<"a@b">>, 77}, {3, 2}, term_to_binary(x)), <<2, $h>>,
+                [<<1, $h>>, term_to_binary([x | y])], [<<1, $h>>, term_to_binary([]), 0],
+                [Whole, 0], partisan_amqp_proto:message({<<>>, 77}, {3, 2}, term_to_binary({x, y})),
+                partisan_amqp_proto:message({<<"a@b">>, 77}, {3, 4}, term_to_binary({x, y})),
+                partisan_amqp_proto:message({<<"a@b">>, 77}, {3, 0}, term_to_binary({x, y})),
+                %% nothing that grows when it is decoded
+                [<<1, $h>>, term_to_binary(lists:duplicate(1000, x), [compressed])],
+                partisan_amqp_proto:message({<<"a@b">>, 77}, {3, 2},
+                                            term_to_binary({x, binary:copy(<<0>>, 10000)}, [compressed]))]],
+    %% The origin is what it says, and makes no atom.
+    Long = binary:copy(<<255>>, 300),
+    ?assertMatch({message, {Long, 77}, {3, 2}, x, y},
+                 Body(partisan_amqp_proto:message({Long, 77}, {3, 2}, term_to_binary({x, y})))).
 
 %% ------------------------------------------------------------------------------------------------
 %% Any sequence of sends, confirms, returns and lost connections: the window keeps its bounds, forgets
@@ -209,7 +221,11 @@ strange_test() ->
     St = core(a),
     [?assertEqual({St, []}, events([heard(0, Term)], St))
      || Term <- [x, {}, {here, x, 1}, {here, #{name => "b"}, 1}, {here, #{name => b}, x}, {bye, 1, 2},
-                 {bye, b, x}, {here, #{name => a}, 99}, {bye, a, 99}, {in, 1}, [1 | 2]]],
+                 {bye, b, x}, {here, #{name => a}, 99}, {bye, a, 99}, {in, 1}, [1 | 2],
+                 {here, #{name => b, listen_addrs => x}, 1}, {here, #{name => b, listen_addrs => [x | y]}, 1}]],
+    [?assertMatch({St, [{reply, t, Answer}]}, ?CORE:handle({call, t, {heard, Term}}, 0, St))
+     || {Term, Answer} <- [{{here, #{name => b, listen_addrs => [#{ip => {1, 2, 3}, port => 1}]}, 1}, malformed},
+                           {{here, #{name => b}, x}, malformed}, {{news, b}, malformed}, {{bye, a, 99}, ok}]],
     [?assertEqual({St, []}, events([{0, Event}], St)) || Event <- [{up, b}, {down, b, x}, {msg, b, x}]].
 
 %% ------------------------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ check-asan-vm: ct-build build/asan/partisan_drv.so ## suites with the object und
 
 # The overlays on SCALE_NODES real nodes, each a VM of about 20 MB with one scheduler.
 SCALE_NODES ?= 64
-.PHONY: check-scale many many-build many-short
+.PHONY: check-scale many many-build many-short many-grow
 check-scale: ct-build ## HyParView, broadcast and relay on 64 real nodes; SCALE_NODES for more
 	@SUITES=overlay_SUITE OVERLAY_NODES=$(SCALE_NODES) test/run/ct scale auto ebin
 
@@ -166,6 +166,9 @@ many-build: ct-build sim-build
 	erlc $(ERLC_FLAGS) -pa ebin -o build/many $(wildcard test/many/*.erl)
 many: many-build ## a cluster of 256 real nodes and its figures; MANY='512 star kill=10 ads', see test/run/many
 	@test/run/many $(MANY)
+GROW ?= build/many-grow
+many-grow: many-build ## what a node costs in clusters of 16 to 128 nodes, beside a full mesh: table and plot in GROW
+	@test/run/many-grow $(GROW)
 many-short: many-build ## the same with 16 nodes, as a check
 	@test/run/many 16 hyparview kill=25 quick
 

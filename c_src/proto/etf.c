@@ -169,6 +169,66 @@ int pt_etf_skip(struct pt_etf *e)
     return 0;
 }
 
+/* ASCII of at most 255 bytes, so of at most 255 characters, which is what a VM takes. */
+static bool is_plain_atom(const uint8_t *p, size_t n)
+{
+    enum { ATOM_MAX = 255 };
+    size_t head, len;
+    if (atom_at(p, n, &head, &len) || p[0] == ATOM_CACHE_REF || len > ATOM_MAX)
+        return false;
+    for (size_t i = 0; i < len; i++)
+        if (p[head + i] >= 0x80)
+            return false;
+    return true;
+}
+
+/* The limits are those that a VM has for its own pids and references (OTP 25, erl_term.h, on 32 bits,
+ * where they are the narrower ones); it takes wider ones of other nodes. */
+static bool is_sure_term(const uint8_t *p, size_t n)
+{
+    enum { PID_LIMIT = 1 << 15, SERIAL_LIMIT = 1 << 13, REF_WORDS = 3, REF_LIMIT = 1 << 18 };
+    switch (p[0]) {
+    case SMALL_INTEGER_EXT:
+    case INTEGER_EXT:
+    case NIL_EXT:
+    case STRING_EXT:
+    case BINARY_EXT:
+    case SMALL_TUPLE_EXT:
+    case LARGE_TUPLE_EXT: return true;
+    case LIST_EXT: return pt_get32(p + 1) > 0;
+    case SMALL_BIG_EXT: return p[1] > 0 && p[2] <= 1 && p[n - 1] != 0;
+    case NEW_FLOAT_EXT: return (pt_get16(p + 1) & 0x7ff0) != 0x7ff0; /* not finite */
+    case ATOM_EXT:
+    case ATOM_UTF8_EXT:
+    case SMALL_ATOM_EXT:
+    case SMALL_ATOM_UTF8_EXT: return is_plain_atom(p, n);
+    case NEW_PID_EXT:
+        return is_plain_atom(p + 1, n - 1) && pt_get32(p + n - 12) < PID_LIMIT &&
+               pt_get32(p + n - 8) < SERIAL_LIMIT;
+    case NEWER_REFERENCE_EXT:
+        return pt_get16(p + 1) == REF_WORDS && is_plain_atom(p + 3, n - 3) &&
+               pt_get32(p + n - 4 * REF_WORDS) < REF_LIMIT;
+    default: return false;
+    }
+}
+
+bool pt_etf_is_sure(struct pt_etf *e)
+{
+    uint64_t seen = 1;
+
+    for (uint64_t done = 0; done < seen; done++) {
+        size_t size;
+        uint64_t kids;
+        if (term_at(e->p, left(e), &size, &kids) || !is_sure_term(e->p, size))
+            return false;
+        e->p += size;
+        seen += kids;
+        if (seen > PT_ETF_MAX_WORK)
+            return false;
+    }
+    return true;
+}
+
 int pt_etf_tuple(struct pt_etf *e, uint32_t *arity)
 {
     if (left(e) == 0)

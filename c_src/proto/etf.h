@@ -22,6 +22,11 @@ int pt_etf_atom(struct pt_etf *e, const uint8_t **name, size_t *len);
 /* Any one term; one of more than PT_ETF_MAX_WORK terms is PT_E_BAD_FRAME. Cost follows the number
  * of terms, not of bytes. Atom names, digits and the order of map keys are not looked at. */
 int pt_etf_skip(struct pt_etf *e);
+/* Any one term that every VM is certain to take: false may also be said of a good one. Steps over what
+ * is certain; after false e->p is anywhere. Sure are integers, floats, atoms of ASCII, pids, references,
+ * strings, binaries, lists and tuples, as VMs write them, up to PT_ETF_MAX_WORK of them. Not maps, whose
+ * keys would have to be compared as terms, and what is rare: ports, funs, bit strings, old encodings. */
+bool pt_etf_is_sure(struct pt_etf *e);
 /* PID_EXT or NEW_PID_EXT. *key, never 0, is made of id, serial and creation: one to one in id and
  * serial for a given creation, the same for both encodings if the creation fits the old one. The
  * node's name is left out: senders are processes of the node that sends, and hashing an atom that

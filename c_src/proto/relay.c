@@ -81,6 +81,12 @@ bool pt_relay_deliverable(const uint8_t *p, size_t len)
     return false;
 }
 
+bool pt_relay_is_sure(const uint8_t *p, size_t len)
+{
+    struct pt_etf e = {p + 3, p + len};
+    return len > 3 && pt_etf_is_sure(&e) && pt_etf_is_sure(&e) && e.p == e.end;
+}
+
 /* ---- table ---- */
 
 struct route {

@@ -36,6 +36,8 @@ int pt_relay_decode(const uint8_t *p, size_t len, struct pt_relay_envelope *e);
  * would be a neighbour that only passed it on. So only what sends a message is let through, and of that
  * what has a control tuple as the VM makes it; the message is not looked at. */
 bool pt_relay_deliverable(const uint8_t *p, size_t len);
+/* Of a deliverable one: is it certain that the VM can decode it, the message, too? False: to be tried. */
+bool pt_relay_is_sure(const uint8_t *p, size_t len);
 
 /* ---- the table: which neighbours lead to a node, the best first ---- */
 

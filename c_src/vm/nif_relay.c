@@ -57,12 +57,13 @@ static int make_table(ErlNifEnv *env, const ERL_NIF_TERM argv[], struct pt_relay
     if (!classes || !chans)
         rc = -ENOMEM;
     else if (get_classes(env, argv[1], classes) && get_chans(env, argv[2], nclasses, chans))
-        rc = pt_relay_table_new(out, &(struct pt_relay_parts){.self = {self.data, self.size},
-                                                              .classes = classes,
-                                                              .nclasses = nclasses,
-                                                              .chans = chans,
-                                                              .nhops = nhops,
-                                                              .routes = {routes.data, routes.size}});
+        rc =
+            pt_relay_table_new(out, &(struct pt_relay_parts){.self = {self.data, self.size},
+                                                             .classes = classes,
+                                                             .nclasses = nclasses,
+                                                             .chans = chans,
+                                                             .nhops = nhops,
+                                                             .routes = {routes.data, routes.size}});
     pt_free(classes);
     pt_free(chans);
     return rc;

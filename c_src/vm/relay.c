@@ -13,7 +13,8 @@ enum {
 };
 static const uint64_t TELL_NS = 10 * 1000000000ull;
 
-struct class {
+struct class
+{
     size_t len;
     uint8_t name[PT_CHAN_NAME_MAX];
 };
@@ -310,8 +311,8 @@ static void pass(const struct pt_relay_table *t, const struct pt_chan *from, voi
                  const struct pt_relay_envelope *e, const uint8_t *p, size_t head, size_t len,
                  bool *again)
 {
-    struct course course = {
-        .class = class_of(t, (const uint8_t *)from->name, from->name_len), .from = from};
+    struct course course = {.class = class_of(t, (const uint8_t *)from->name, from->name_len),
+                            .from = from};
     uint16_t ways[PT_ROUTES_WAYS];
     struct pt_chan *via;
     uint64_t id;
@@ -343,6 +344,27 @@ static bool is_for(const struct pt_relay_table *t, const struct pt_relay_envelop
     return t->self_len == e->name_len && !memcmp(t->self, e->name, e->name_len);
 }
 
+/* Decodes it once, for nothing but to know. {Control, Message} has the packet's parts behind another
+ * head. */
+static bool decodes(const uint8_t *p, size_t len)
+{
+    static const uint8_t pair[] = {131, 104, 2};
+    ERL_NIF_TERM term;
+    ErlNifEnv *env = enif_alloc_env();
+    uint8_t *copy = pt_alloc(len);
+    bool does = false;
+
+    if (env && copy) {
+        memcpy(copy, p, len);
+        memcpy(copy, pair, sizeof pair);
+        does = enif_binary_to_term(env, copy, len, &term, 0) == len;
+    }
+    pt_free(copy);
+    if (env)
+        enif_free_env(env);
+    return does;
+}
+
 static int deliver(struct pt_peer *peer, void *bin, const struct pt_relay_envelope *e,
                    const uint8_t *p, size_t len)
 {
@@ -350,7 +372,7 @@ static int deliver(struct pt_peer *peer, void *bin, const struct pt_relay_envelo
         drop(PT_RELAY_CLOSING, e);
         return 0;
     }
-    if (!pt_relay_deliverable(p, len)) {
+    if (!pt_relay_deliverable(p, len) || !(pt_relay_is_sure(p, len) || decodes(p, len))) {
         drop(PT_RELAY_MALFORMED, e);
         return 0;
     }

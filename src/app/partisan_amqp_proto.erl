@@ -81,31 +81,40 @@ decode(_) -> {error, bad_frame}.
 %% Origin: who sends. Number: its id and the lowest that is unconfirmed (partisan_amqp_seen). Payload: a
 %% destination and a message, in the external format.
 -spec message(partisan_amqp_seen:origin(), {pos_integer(), pos_integer()}, iodata()) -> iodata().
-message({Node, Inc}, {Id, Low}, Payload) ->
-    [<<?FORMAT, $m, Id:64, Low:64, Inc:64>>, word(atom_to_binary(Node)), Payload].
+message({Name, Inc}, {Id, Low}, Payload) ->
+    [<<?FORMAT, $m, Id:64, Low:64, Inc:64, (byte_size(Name)):16, Name/binary>>, Payload].
 
 -spec heartbeat([term()]) -> iodata().
 heartbeat(Terms) ->
     [<<?FORMAT, $h>>, term_to_binary(Terms)].
 
-%% Whoever may publish to the broker's exchanges may send to any process, as with a distribution whose
-%% cookie is known; it also makes atoms.
+%% The envelope is bytes, and makes no atom and no term. Inside are a user's terms and the names of nodes
+%% that are yet unknown, so decoding cannot be `safe`: it makes atoms. Whoever may publish to the broker's
+%% exchanges may send to any process, as with a distribution whose cookie is known. Nobody here sends
+%% compressed terms, of which a few bytes may become gigabytes.
 -spec body(binary()) ->
           {message, partisan_amqp_seen:origin(), {pos_integer(), pos_integer()}, Dest :: term(), term()}
         | {heartbeat, [term()]} | bad_body.
-body(<<?FORMAT, $m, Id:64, Low:64, Inc:64, Len:16, Name:Len/binary, Payload/binary>>) when Id > 0 ->
-    try binary_to_term(Payload) of
-        {Dest, Msg} -> {message, {binary_to_atom(Name), Inc}, {Id, Low}, Dest, Msg};
+body(<<?FORMAT, $m, Id:64, Low:64, Inc:64, Len:16, Name:Len/binary, Payload/binary>>)
+  when Id > 0, Low > 0, Low =< Id, Len > 0 ->
+    case term(Payload) of
+        {ok, {Dest, Msg}} -> {message, {Name, Inc}, {Id, Low}, Dest, Msg};
         _ -> bad_body
-    catch
-        error:_ -> bad_body
     end;
 body(<<?FORMAT, $h, Payload/binary>>) ->
-    try binary_to_term(Payload) of
-        Terms when is_list(Terms) -> {heartbeat, Terms};
+    case term(Payload) of
+        {ok, Terms} when is_list(Terms), length(Terms) >= 0 -> {heartbeat, Terms};
         _ -> bad_body
-    catch
-        error:badarg -> bad_body
     end;
 body(_) ->
     bad_body.
+
+term(<<131, 80, _/binary>>) ->
+    error;
+term(Bytes) ->
+    try binary_to_term(Bytes, [used]) of
+        {Term, Used} when Used =:= byte_size(Bytes) -> {ok, Term};
+        _ -> error
+    catch
+        error:_ -> error
+    end.

@@ -273,7 +273,7 @@ publish(#st{window = W0, link = Link, inc = Inc, conf = Conf} = St) ->
         none ->
             St;
         {Id, #msg{node = Node, payload = Payload}, W} ->
-            Body = partisan_amqp_proto:message({node(), Inc}, {Id, partisan_amqp_window:low(W)}, Payload),
+            Body = partisan_amqp_proto:message({atom_to_binary(node()), Inc}, {Id, partisan_amqp_window:low(W)}, Payload),
             partisan_amqp_port:send(partisan_amqp_proto:publish([mandatory, persistent], Id,
                                                                 partisan_amqp_conf:queue(Node, Conf),
                                                                 Body), Link),

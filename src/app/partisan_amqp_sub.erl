@@ -95,9 +95,10 @@ handle_info(Message, #st{link = Link0} = St) ->
 event({deliver, fanout, _Tag, Body}, St) ->
     case partisan_amqp_proto:body(Body) of
         {heartbeat, Terms} ->
-            lists:foreach(fun(Term) -> _ = partisan_overlay_shell:call({heard, Term}, infinity) end,
-                          Terms),
-            St;
+            case [Term || Term <- Terms, partisan_overlay_shell:call({heard, Term}, infinity) =:= malformed] of
+                [] -> St;
+                _ -> bad(St)
+            end;
         _ ->
             bad(St)
     end;

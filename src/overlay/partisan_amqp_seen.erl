@@ -11,7 +11,7 @@
 
 -export_type([t/0, origin/0]).
 
--type origin() :: {node(), Incarnation :: integer()}.
+-type origin() :: {Node :: binary(), Incarnation :: integer()}.
 -opaque t() :: #{origin() => {Low :: pos_integer(), gb_sets:set(pos_integer()), integer()}}.
 
 -spec new() -> t().

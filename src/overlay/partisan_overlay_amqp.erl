@@ -5,7 +5,7 @@
 %% neighbour any more (on_down), but stays a member until `forget_after`.
 %%
 %% The shell does not know brokers, so what is heard and what is to be said comes and goes as questions:
-%%   {call, Tag, {heard, Term}}  answered by ok
+%%   {call, Tag, {heard, Term}}  answered by ok, or malformed: by whom is not known
 %%   {call, Tag, beat}           answered by {publish, [Term]}: what to publish now. To be asked each
 %%                               `heartbeat_interval` while the broker takes anything, and after a
 %%                               join or leave.
@@ -70,7 +70,10 @@ event({call, Tag, beat}, _Now, #st{self = Self, inc = Inc, in = In, say = Say} =
     Here = [{here, Self, Inc} || In],
     fx({reply, Tag, {publish, lists:reverse(Say, Here)}}, St#st{say = []});
 event({call, Tag, {heard, Term}}, Now, St) ->
-    fx({reply, Tag, ok}, heard(Term, Now, St));
+    case well_formed(Term) of
+        true -> fx({reply, Tag, ok}, heard(Term, Now, St));
+        false -> fx({reply, Tag, malformed}, St)
+    end;
 event({call, Tag, {reserve, _}}, _Now, St) ->
     fx({reply, Tag, {error, no_available_slots}}, St);
 event({call, Tag, _}, _Now, St) ->
@@ -99,6 +102,11 @@ event(_Other, _Now, St) ->
 
 %% ------------------------------------------------------------------------------------------------
 
+well_formed({here, Spec, Inc}) -> is_integer(Inc) andalso partisan_overlay_shape:is_spec(Spec);
+well_formed({Gone, Name, Inc}) when Gone =:= bye; Gone =:= out -> is_atom(Name) andalso is_integer(Inc);
+well_formed({in, Name}) -> is_atom(Name);
+well_formed(_) -> false.
+
 heard({in, Name}, _Now, #st{self = #{name := Name}} = St) ->
     back(St);
 heard({in, Name}, _Now, #st{gone = Gone} = St) ->
@@ -111,17 +119,15 @@ heard(_, _Now, #st{in = false} = St) ->
     St;
 heard({here, #{name := Name}, _}, _Now, #st{self = #{name := Name}} = St) ->
     St;
-heard({here, #{name := Name} = Spec, Inc}, Now, #st{gone = Gone} = St)
-  when is_atom(Name), is_integer(Inc) ->
+heard({here, #{name := Name} = Spec, Inc}, Now, #st{gone = Gone} = St) ->
     case Gone of
         #{Name := {Left, _}} when Inc =< Left -> St;
         #{} -> here(Name, Spec, Inc, Now, St#st{gone = maps:remove(Name, Gone)})
     end;
-heard({Gone, Name, Inc}, Now, #st{self = #{name := Own}} = St)
-  when Gone =:= bye orelse Gone =:= out, is_atom(Name), Name =/= Own, is_integer(Inc) ->
-    part(Name, Inc, Now, St);
-heard(_Other, _Now, St) ->
-    St.
+heard({_, Name, _}, _Now, #st{self = #{name := Name}} = St) ->
+    St;
+heard({_, Name, Inc}, Now, St) ->
+    part(Name, Inc, Now, St).
 
 here(Name, Spec, Inc, Now, #st{members = Members} = St) ->
     New = #member{spec = Spec, inc = Inc, heard = Now},

@@ -112,6 +112,93 @@ START_TEST(test_skip_kind)
 }
 END_TEST
 
+/* What every VM takes, and beside it what some would refuse or what is not looked into. */
+static const struct {
+    const char *hex;
+    bool sure;
+} certain[] = {
+    {"61ff", true},
+    {"62ffffffff", true},
+    {"463ff8000000000000", true},
+    {"467fefffffffffffff", true},
+    {"467ff0000000000000", false}, /* infinite */
+    {"46fff8000000000000", false}, /* not a number */
+    {"7700", true},
+    {"77026162", true},
+    {"7303616263", true},
+    {"6400016f", true},
+    {"76000161", true},
+    {"7703e282ac", false}, /* not ASCII */
+    {"7702c328", false},   /* nor UTF-8 */
+    {"5207", false},
+    {"58770161000000010000000200000003", true},
+    {"5877016100007fff00001fff00000003", true},
+    {"58770161000080000000000200000003", false}, /* beyond a VM's own */
+    {"58770161000000010000200000000003", false},
+    {"587701e1000000010000000200000003", false},
+    {"5a00037701610000000300000001000000020000000a", true},
+    {"5a00037701610000000300040000000000020000000a", false},
+    {"5a0002770161000000030000000100000002", false},
+    {"6800", true},
+    {"690000000261016102", true},
+    {"6a", true},
+    {"6b0003010203", true},
+    {"6c00000002610161026a", true},
+    {"6c0000000161017700", true},
+    {"6c000000006a", false},
+    {"6d00000003010203", true},
+    {"6e030101ffff", true},
+    {"6e0300010000", false}, /* a zero above */
+    {"6e0000", false},
+    {"6e010201", false}, /* no sign */
+    {"6f000000030001ffff", false},
+    {"7400000000", false},
+    {"7400000001610177006102", false},
+    {"4d0000000203ffe0", false},
+    {"7177016d7701666102", false},
+    {"597701610000000100000003", false},
+    {"6802680161017703e282ac", false}, /* one of several is not */
+    {"6802680161017700", true},
+};
+
+START_TEST(test_sure)
+{
+    t.len = 0;
+    put_hex(&t, certain[_i].hex);
+    for (size_t n = 0; n <= t.len; n++) { /* never of a part */
+        struct exact copy = exact_copy(t.at, n);
+        struct pt_etf e = {copy.p, copy.p + n};
+        bool sure = pt_etf_is_sure(&e);
+        ck_assert_int_eq(sure, n == t.len && certain[_i].sure);
+        if (sure)
+            ck_assert_ptr_eq(e.p, e.end);
+        free(copy.block);
+    }
+}
+END_TEST
+
+START_TEST(test_sure_atoms_and_bounds)
+{
+    for (unsigned len = 254; len < 258; len++) { /* characters of an atom */
+        t.len = 0;
+        put8(&t, 118);
+        put16(&t, len);
+        put_fill(&t, 'a', len);
+        struct pt_etf e = {t.at, t.at + t.len};
+        ck_assert_int_eq(pt_etf_is_sure(&e), len <= 255);
+    }
+    for (uint32_t n = PT_ETF_MAX_WORK - 2; n < PT_ETF_MAX_WORK + 2;
+         n++) { /* with the tuple itself */
+        t.len = 0;
+        put8(&t, 105);
+        put32(&t, n);
+        put_fill(&t, 106, n);
+        struct pt_etf e = {t.at, t.at + t.len};
+        ck_assert_int_eq(pt_etf_is_sure(&e), n + 1 <= PT_ETF_MAX_WORK);
+    }
+}
+END_TEST
+
 START_TEST(test_every_tag_is_known_or_refused)
 {
     /* Those that have no sample above, or are malformed with zeros after them. */
@@ -409,6 +496,8 @@ int main(void)
     TCase *c = tcase_create("etf");
 
     tcase_add_loop_test(c, test_skip_kind, 0, sizeof kinds / sizeof *kinds);
+    tcase_add_loop_test(c, test_sure, 0, sizeof certain / sizeof *certain);
+    tcase_add_test(c, test_sure_atoms_and_bounds);
     tcase_add_test(c, test_every_tag_is_known_or_refused);
     tcase_add_test(c, test_lengths_that_lie);
     tcase_add_test(c, test_bound_on_terms);

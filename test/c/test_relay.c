@@ -124,6 +124,17 @@ START_TEST(what_the_vm_may_have)
                              op == kinds[more].op);
         }
     }
+    ck_assert(pt_relay_is_sure(send, sizeof send));
+    ck_assert(pt_relay_is_sure(reg, sizeof reg));
+    ck_assert(!pt_relay_is_sure(alias, sizeof alias)); /* an odd reference */
+    memcpy(other, send, sizeof send);
+    other[sizeof send] = 106;
+    ck_assert(pt_relay_deliverable(other, sizeof send + 1));
+    ck_assert(!pt_relay_is_sure(other, sizeof send + 1)); /* nothing behind the message */
+    other[sizeof send - 1] = 116;
+    ck_assert(!pt_relay_is_sure(other, sizeof send));
+    for (size_t cut = 0; cut < sizeof send; cut++)
+        ck_assert(!pt_relay_is_sure(send, cut));
     for (size_t cut = 0; cut < sizeof send; cut++) /* and not without a message */
         ck_assert(!pt_relay_deliverable(send, cut));
     for (size_t at = 0; at < 4; at++) { /* not from a pid; another form; references */

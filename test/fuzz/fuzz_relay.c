@@ -1,4 +1,5 @@
 /* Any bytes as an envelope, as a packet in one, and as a table of ways. */
+#include "proto/etf.h"
 #include "proto/relay.h"
 
 #include <stdlib.h>
@@ -26,6 +27,7 @@ static void envelope(const uint8_t *p, size_t len)
     require(pt_relay_encode(again, &e) == (size_t)head && !memcmp(again, p, (size_t)head));
     require(pt_relay_decode(p, (size_t)head, &cut) == PT_E_BAD_FRAME);
     (void)pt_relay_deliverable(p + head, len - (size_t)head);
+    (void)pt_relay_is_sure(p + head, len - (size_t)head);
 }
 
 /* Each entry is found under its name. */
@@ -60,6 +62,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size)
         table(block + 2, size - 1, data[0]);
     (void)pt_relay_deliverable(block + 1, size);
+    /* what is certain is at least well formed */
+    struct pt_etf e = {block + 1 + 3, block + 1 + size};
+    if (pt_relay_is_sure(block + 1, size))
+        require(!pt_etf_skip(&e) && !pt_etf_skip(&e) && e.p == e.end);
     free(block);
     return 0;
 }

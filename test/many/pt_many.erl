@@ -15,7 +15,9 @@
                    overlay := overlay(),
                    kill := 0..90,            % percent
                    ads := boolean(),
-                   quick := boolean()}.      % a check: short times, no figures of idle traffic
+                   storm := boolean(),       % all join at the same moment, through nodes that do so themselves
+                   quick := boolean(),       % a check: short times, no figures of idle traffic
+                   figures := none | file:filename()}. % where a line of figures is added (pt_many_grow)
 -export_type([setup/0, overlay/0]).
 
 -define(WELL_MS, 300000).
@@ -27,6 +29,7 @@
 -define(IDLE_MS, 15000).
 -define(CLIENTS, 32).
 -define(KB_A_NODE, 21000).
+-define(KB_TO_SPARE, 1536000). % below that the machine begins to suffer, and the run gives up
 
 %% pt_many:main(["512", "hyparview", "kill=30", "ads"])
 -spec main([string()]) -> no_return().
@@ -35,8 +38,9 @@ main(Words) ->
         ok -> halt(0)
     catch
         throw:usage ->
-            io:format("many: NODES [hyparview | star | mesh | inet_tcp] [kill=PERCENT] [ads] [quick]; nothing is "
-                      "killed with inet_tcp, which has no broadcast to see it heal by~n"),
+            io:format("many: NODES [hyparview | star | mesh | inet_tcp] [kill=PERCENT] [ads] [storm] [quick] "
+                      "[figures=FILE]; nothing is killed with inet_tcp, which has no broadcast to see it heal by; "
+                      "only nodes of hyparview join in a storm~n"),
             halt(2);
         throw:{not_run, Why} ->
             io:format("many: NOT RUN: ~s~n", [Why]),
@@ -47,49 +51,76 @@ main(Words) ->
     end.
 
 setup([Nodes, Overlay | Words]) ->
+    Files = [File || "figures=" ++ File <- Words],
     Kill = [try list_to_integer(P) catch error:badarg -> throw(usage) end || "kill=" ++ P <- Words],
     Valid = lists:member(Overlay, ["hyparview", "star", "mesh", "inet_tcp"])
-        andalso lists:all(fun(W) -> lists:member(W, ["ads", "quick"]) orelse lists:prefix("kill=", W) end, Words)
+        andalso lists:all(fun(W) -> lists:member(W, ["ads", "storm", "quick"])
+                                        orelse lists:prefix("kill=", W) orelse lists:prefix("figures=", W)
+                          end, Words)
+        andalso not (lists:member("storm", Words) andalso Overlay =/= "hyparview")
         andalso lists:all(fun(P) -> P >= 0 andalso P =< 90 end, Kill)
         andalso not (Overlay =:= "inet_tcp" andalso Kill =/= [])
         andalso [] =/= Nodes andalso lists:all(fun(C) -> C >= $0 andalso C =< $9 end, Nodes)
         andalso list_to_integer(Nodes) > 1,
     Valid orelse throw(usage),
     #{nodes => list_to_integer(Nodes), overlay => list_to_existing_atom(Overlay), kill => hd(Kill ++ [0]),
-      ads => lists:member("ads", Words), quick => lists:member("quick", Words)};
+      ads => lists:member("ads", Words), storm => lists:member("storm", Words),
+      quick => lists:member("quick", Words), figures => hd(Files ++ [none])};
 setup(_) ->
     throw(usage).
 
 -spec run(setup()) -> ok.
-run(#{nodes := N, overlay := Overlay, kill := Percent, ads := Ads, quick := Quick}) ->
+run(#{nodes := N, overlay := Overlay, kill := Percent, ads := Ads, storm := Storm, quick := Quick, figures := File}) ->
     enough_memory(N),
     _ = rand:seed(exsss, N), % who joins whom, and who dies
     say("nodes", "~b, ~s", [N, Overlay]),
     Clock = clock(),
-    Hub = pt_many_hub:start(N, #{args => args(Overlay), joined => joined(Overlay, servers(N), Quick)}),
+    Joined = joined(Overlay, servers(N), Quick),
+    Hub = pt_many_hub:start(N, #{args => args(Overlay),
+                                 joined => fun(Member, Hub) -> spare_memory(), Joined(Member, Hub) end}),
     say("started", "~s", [Clock()]),
-    Joined = clock(),
-    together(Overlay, Hub),
+    Since = clock(),
+    together(case Storm of true -> storm; false -> Overlay end, Hub),
     well(Overlay, Hub),
-    say("a well cluster", "~s later", [Joined()]),
+    say("a well cluster", "~s later", [Since()]),
+    Started = seconds(Clock()),
     views(Overlay, Hub),
-    cost(Hub),
+    Cost = cost(Hub),
     [begin
          broadcasts(hd(Hub), Hub),
          letters(Hub)
      end || Overlay =/= inet_tcp],
-    [idle(Hub) || not Quick],
-    [ads(Overlay, Hub) || Ads],
+    Idle = [{idle_kb_s, idle(Hub)} || not Quick],
+    Counted = [{ads_kb_s, ads(Overlay, Hub)} || Ads],
+    record(File, Overlay, N, maps:merge(Cost#{together_s => Started}, maps:from_list(Idle ++ Counted))),
     Percent =:= 0 orelse deaths(Percent, Overlay, Hub),
     say("done", "~s", [Clock()]).
 
+seconds(Said) -> list_to_float(lists:droplast(lists:droplast(lists:flatten(Said)))).
+
+record(none, _, _, _) ->
+    ok;
+record(File, Overlay, N, Figures) ->
+    ok = file:write_file(File, io_lib:format("~0tp.~n", [{Overlay, N, Figures}]), [append]).
+
 %% A machine without memory ends the processes of others as well.
 enough_memory(N) ->
+    Free = free_kb(),
+    Free >= N * ?KB_A_NODE + ?KB_TO_SPARE
+        orelse throw({not_run, io_lib:format("~b nodes need ~b MB of memory and ~b MB to spare, ~b MB are free",
+                                             [N, N * ?KB_A_NODE div 1024, ?KB_TO_SPARE div 1024, Free div 1024])}).
+
+%% Nodes end with us.
+spare_memory() ->
+    Free = free_kb(),
+    Free >= ?KB_TO_SPARE
+        orelse throw({not_run, io_lib:format("given up, all nodes are ended: ~b MB of memory are left, less than "
+                                             "~b MB", [Free div 1024, ?KB_TO_SPARE div 1024])}).
+
+free_kb() ->
     {ok, Text} = file:read_file("/proc/meminfo"),
     {match, [Free]} = re:run(Text, "MemAvailable: *([0-9]+)", [{capture, all_but_first, list}]),
-    list_to_integer(Free) >= N * ?KB_A_NODE
-        orelse throw({not_run, io_lib:format("~b nodes need ~b MB of memory, ~b MB are free",
-                                             [N, N * ?KB_A_NODE div 1024, list_to_integer(Free) div 1024])}).
+    list_to_integer(Free).
 
 args(inet_tcp) -> [];
 args(_) -> ["-proto_dist", "partisan"].
@@ -111,6 +142,14 @@ joined(Overlay, Servers, Quick) ->
             ok = pt_many_hub:one(Member, pt_many_node, application, [env(Overlay, Role) ++ times(Quick)])
     end.
 
+%% Each through one that was started before it, whose own join is not done either.
+together(storm, Hub) ->
+    [_ | Names] = Started = [Node || {Node, _, _} <- lists:reverse(Hub)],
+    Contacts = maps:from_list([{Node, lists:nth(rand:uniform(I), Started)} || {I, Node} <- lists:enumerate(Names)]),
+    [ok] = lists:usort(pt_many_hub:all(lists:droplast(Hub), pt_many_node, join,
+                                       fun(Node) -> [map_get(Node, Contacts)] end)),
+    Groups = groups(Hub),
+    say("all joined at once", "~b groups then", [Groups]);
 together(Overlay, Hub) when Overlay =:= hyparview; Overlay =:= star ->
     [First | Others] = lists:reverse(Hub),
     doubled(Overlay, servers(length(Hub)), [First], Others);
@@ -166,6 +205,13 @@ most(_, N) -> N - 1.
 graph(Hub, Sights) ->
     maps:from_list(lists:zipwith(fun({Node, _, _}, {Near, _}) -> {Node, Near} end, Hub, Sights)).
 
+groups(Hub) ->
+    Graph = graph(Hub, pt_many_hub:all(Hub, pt_many_node, sight, [])),
+    groups(maps:keys(Graph), Graph, 0).
+
+groups([], _, Count) -> Count;
+groups([Node | _] = Left, Graph, Count) -> groups(Left -- maps:keys(pt_sim_graph:reach(Node, Graph)), Graph, Count + 1).
+
 views(Overlay, Hub) ->
     Graph = graph(Hub, pt_many_hub:all(Hub, pt_many_node, sight, [])),
     Degrees = [length(Near) || Near <- maps:values(Graph)],
@@ -187,15 +233,18 @@ cost(Hub) ->
     {Rss, Pss, Fds} = lists:unzip3(Costs),
     say("memory a node", "~.1f MB resident, ~.1f MB with shared pages divided", [mean(Rss) / 1024,
                                                                              mean(Pss) / 1024]),
-    say("descriptors a node", "~s (mean ~.1f); ~.1f TCP connections a node",
-        [spread(Fds), mean(Fds), connections(length(Hub))]).
+    Connections = connections(length(Hub)),
+    say("descriptors a node", "~s (mean ~.1f); ~.1f TCP connections a node", [spread(Fds), mean(Fds), Connections]),
+    #{mb => mean(Pss) / 1024, descriptors => mean(Fds), connections => Connections}.
 
 %% What is on the wire while nobody says anything, with all heads and acknowledgements: of the
 %% whole loopback, which is the cluster's own in a namespace of its own.
 idle(Hub) ->
     Before = wire(),
     receive after ?IDLE_MS -> ok end,
-    say("idle traffic a node", "~.2f kB/s", [(wire() - Before) / ?IDLE_MS / length(Hub)]).
+    Rate = (wire() - Before) / ?IDLE_MS / length(Hub),
+    say("idle traffic a node", "~.2f kB/s", [Rate]),
+    Rate.
 
 wire() ->
     {ok, Text} = file:read_file("/proc/self/net/dev"),
@@ -291,7 +340,8 @@ ads(Overlay, Hub) ->
         pt_many_ads:run(Hub, Partners, #{wire => fun wire/0,
                                          wait => fun(F) -> wait(F, ?WELL_MS, counters_differ) end}),
     say("advertisement counter", "~b shown, all nodes know that ~.1f s after the last; a state of ~.1f kB, "
-        "~.1f kB/s on the wire a node", [Shown, Ms / 1000, State / 1000, Rate / 1000]).
+        "~.1f kB/s on the wire a node", [Shown, Ms / 1000, State / 1000, Rate / 1000]),
+    Rate / 1000.
 
 %% ------------------------------------------------------------------------------------------------
 %% Many die at once
@@ -308,7 +358,8 @@ deaths(Percent, Overlay, [Root | Others] = Hub) ->
     say("healed", "views, links and routes of all are right after ~s", [Clock()]),
     views(Overlay, Alive),
     broadcasts(Root, Alive),
-    cost(Alive).
+    _ = cost(Alive),
+    ok.
 
 %% ------------------------------------------------------------------------------------------------
 
@@ -324,6 +375,7 @@ wait_until(Condition, Deadline, Pause, Failure) ->
             Result;
         false ->
             erlang:monotonic_time(millisecond) < Deadline orelse error(Failure),
+            spare_memory(),
             receive after Pause -> ok end,
             wait_until(Condition, Deadline, min(?POLL_MS, 2 * Pause), Failure)
     end.

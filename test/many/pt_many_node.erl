@@ -22,9 +22,12 @@ serve(Port) ->
     say(Socket, {hello, node(), os:getpid()}),
     loop(Socket).
 
+%% A node that nobody would end does not stay.
 hub(Port) ->
-    {ok, Socket} = gen_tcp:connect({127, 0, 0, 1}, Port, [binary, {packet, 4}, {active, false}], ?CALL_MS),
-    Socket.
+    case gen_tcp:connect({127, 0, 0, 1}, Port, [binary, {packet, 4}, {active, false}], ?CALL_MS) of
+        {ok, Socket} -> Socket;
+        {error, _} -> halt(1)
+    end.
 
 loop(Socket) ->
     case gen_tcp:recv(Socket, 0) of
@@ -36,7 +39,11 @@ loop(Socket) ->
             halt()
     end.
 
-say(Socket, Term) -> ok = gen_tcp:send(Socket, term_to_binary(Term)).
+say(Socket, Term) ->
+    case gen_tcp:send(Socket, term_to_binary(Term)) of
+        ok -> ok;
+        {error, _} -> halt(1)
+    end.
 
 %% ------------------------------------------------------------------------------------------------
 

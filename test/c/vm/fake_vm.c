@@ -258,6 +258,13 @@ unsigned char *enif_make_new_binary(ErlNifEnv *env, size_t size, ERL_NIF_TERM *t
     abort(); /* of messages that are relayed */
 }
 
+size_t enif_binary_to_term(ErlNifEnv *env, const unsigned char *p, size_t len, ERL_NIF_TERM *term,
+                           unsigned opts)
+{
+    (void)env, (void)p, (void)len, (void)term, (void)opts;
+    abort(); /* of messages that are relayed */
+}
+
 ErlNifIOVec *fv_iovec(const void *p, size_t len)
 {
     ErlNifIOVec *v = calloc(1, sizeof *v);
