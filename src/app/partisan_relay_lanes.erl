@@ -120,23 +120,17 @@ try_send({Name, Hops, ClassName, Only, Partition} = Args, {Node, Channel, _} = T
     end.
 
 %% Of a channel that has to be opened, or of none.
-opened_and_sent(_, {Node, _, _}, _, Opts, 0) ->
-    case is_to_be_opened(Node) of
-        {true, _} when map_get(nosuspend, Opts) =:= true -> {error, busy};
-        {true, _} -> {error, timeout};
-        false -> none
-    end;
 opened_and_sent(Args, {Node, _, Class} = To, Signal, Opts, Openings) ->
     case is_to_be_opened(Node) of
         {true, Via} when map_get(nosuspend, Opts) =:= true ->
             gen_server:cast(?MODULE, {open, Via, Class}),
             {error, busy};
-        {true, Via} ->
+        {true, Via} when Openings > 0 ->
             case await(Via, Class, maps:get(timeout, Opts, infinity)) of
                 ok -> try_send(Args, To, Signal, Opts, Openings - 1);
                 timeout -> {error, timeout}
             end;
-        false ->
+        _ ->
             none
     end.
 
@@ -201,11 +195,12 @@ init([]) ->
 
 handle_call({await, Via, Class}, From, St0) ->
     %% What was thought to be open may be closed again.
-    #st{openers = Openers, waiting = Waiting} = St = wanted(Via, Class, rebuild(St0#st{dirty = false})),
-    case [Lane || {Node, Name} = Lane <- maps:values(Openers), Node =:= Via,
-                  Name =:= Class orelse Name =:= ?CHANNEL] of
-        [Lane | _] -> {noreply, St#st{waiting = Waiting#{Lane => [From | maps:get(Lane, Waiting, [])]}}};
-        [] -> {reply, ok, St}
+    case target(Via, Class, St0) of
+        {open, Lane} ->
+            #st{waiting = Waiting} = St = open(Lane, St0),
+            {noreply, St#st{waiting = Waiting#{Lane => [From | maps:get(Lane, Waiting, [])]}}};
+        _ ->
+            {reply, ok, rebuild(St0#st{dirty = false})}
     end;
 handle_call(info, _From, St0) ->
     #st{ways = Ways, refused = Refused, held = Held} = St = up_to_date(St0),
