@@ -148,8 +148,10 @@ together(storm, Hub) ->
     Contacts = maps:from_list([{Node, lists:nth(rand:uniform(I), Started)} || {I, Node} <- lists:enumerate(Names)]),
     [ok] = lists:usort(pt_many_hub:all(lists:droplast(Hub), pt_many_node, join,
                                        fun(Node) -> [map_get(Node, Contacts)] end)),
+    Clock = clock(),
     Groups = groups(Hub),
-    say("all joined at once", "~b groups then", [Groups]);
+    wait(fun() -> groups(Hub) =:= 1 end, ?WELL_MS, still_several_groups),
+    say("all joined at once", "~b groups then, one after ~s", [Groups, Clock()]);
 together(Overlay, Hub) when Overlay =:= hyparview; Overlay =:= star ->
     [First | Others] = lists:reverse(Hub),
     doubled(Overlay, servers(length(Hub)), [First], Others);
