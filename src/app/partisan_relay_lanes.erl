@@ -161,7 +161,11 @@ is_to_be_opened(Node) ->
 
 %% Until that neighbour's channel is open, or it is known that there is none: every opening ends.
 await(Via, Class, Timeout) ->
-    try gen_server:call(?MODULE, {await, Via, Class}, Timeout)
+    Patience = case Timeout of
+                   infinity -> infinity;
+                   _ -> max(0, Timeout)
+               end,
+    try gen_server:call(?MODULE, {await, Via, Class}, Patience)
     catch
         exit:{timeout, _} -> timeout;
         exit:_ -> ok
