@@ -95,7 +95,7 @@ script() ->
     Shown = [{I, Words} || {I, {Key, Words, _}} <- lists:enumerate(what()),
                            lists:member(Key, [connections, mb, idle_kb_s, ads_kb_s])],
     [[["reset\n", Terminal, "\nset output 'growth", Suffix, "'\n",
-       "set datafile missing '-'\nset logscale xy 2\nset xlabel 'nodes'\nset key left top\nset grid\n"
+       "set datafile missing '-'\nset logscale xy 2\nset xlabel 'nodes'\nset key below noenhanced\nset grid\n"
        "set multiplot layout 2,2\n",
        [io_lib:format("set title '~s'\nplot ~s~n",
                       [Words, lists:join(", ", [io_lib:format("'~s.tsv' using 1:~b with linespoints title '~s'",
