@@ -267,7 +267,11 @@ edited_hello_is_noticed(_Config) ->
                   end, Edits),
     ?assertNotEqual([], logs(A, "authentication") ++ logs(B, "authentication")),
     pt_proxy:on_connect(Proxy, fun(_) -> pass end),
-    pt_peer:connect(A, B),
+    %% one side may still have been ending an attempt of before
+    ?assert(pt_peer:wait(fun() ->
+                             true =:= pt_peer:call(A, net_kernel, connect_node, [pt_peer:node(B)])
+                                 andalso pt_peer:connected(A, B)
+                         end)),
     stop(A, B, Proxy).
 
 %% The hello taken out of one direction only.
