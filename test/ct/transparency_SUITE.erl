@@ -316,7 +316,11 @@ cookies(_) ->
     ?assertEqual(false, pt_peer:call(A, net_kernel, connect_node, [NB])),
     ?assertEqual(false, pt_peer:call(B, net_kernel, connect_node, [NA])),
     true = pt_peer:call(A, erlang, set_cookie, [NB, pt_right]),
-    pt_peer:connect(A, B),
+    %% one side may still have been ending its refusal
+    ?assert(pt_peer:wait(fun() ->
+                             true =:= pt_peer:call(A, net_kernel, connect_node, [NB])
+                                 andalso pt_peer:connected(A, B)
+                         end)),
     pt_peer:disconnect(A, B),
     pt_peer:connect(B, A),
     ?assertEqual(NB, on(A, fun() -> erpc:call(NB, erlang, node, []) end)),
