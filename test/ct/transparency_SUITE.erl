@@ -310,7 +310,8 @@ dist_listen_false(_) ->
     stop([A, B]).
 
 cookies(_) ->
-    {A, B} = nodes_of(#{cookie => "pt_left"}, #{cookie => "pt_right"}),
+    Alone = ["-connect_all", "false"], % nobody connects but the test
+    {A, B} = nodes_of(#{cookie => "pt_left", args => Alone}, #{cookie => "pt_right", args => Alone}),
     [NA, NB] = [pt_peer:node(P) || P <- [A, B]],
     [pt_peer:log_start(P) || P <- [A, B]],
     ?assertEqual(false, pt_peer:call(A, net_kernel, connect_node, [NB])),
@@ -394,7 +395,8 @@ ticktime_change(_) ->
 %% ---- sockets -------------------------------------------------------------------------------
 
 socket_options(_) ->
-    {A, B} = pair(),
+    Alone = #{args => ["-connect_all", "false"]}, % nobody connects but the test
+    {A, B} = pair(Alone, Alone),
     NB = pt_peer:node(B),
     ?assertEqual({ok, [{nodelay, true}]}, pt_peer:call(A, net_kernel, getopts, [NB, [nodelay]])),
     ok = pt_peer:call(A, net_kernel, setopts, [NB, [{priority, 3}]]),
