@@ -27,11 +27,11 @@ static bool buffer_full(const struct pt_path_sample *s)
 
 /* The peer's window is what limits. That of a peer which is slow to read moves between nothing and full;
  * where its buffer is too small for the path it stays as it is. More lanes help the second only, and
- * fill buffers for nothing at the first. */
+ * fill buffers for nothing at the first. Before Linux 5.4 nobody tells the window: 0. */
 static bool window_full(struct pt_path_lane *l, const struct pt_path_sample *s)
 {
     l->widest = PT_MAX(l->widest, s->peer_window);
-    return s->in_flight && s->in_flight >= (uint64_t)s->peer_window * 3 / 4 &&
+    return s->peer_window && s->in_flight >= (uint64_t)s->peer_window * 3 / 4 &&
            s->peer_window >= l->widest / 2;
 }
 

@@ -42,8 +42,8 @@ struct pt_path {
     enum pt_path_why why;
 };
 
-/* A look at the lane that carries bulk, while bulk waits. True: it should be spread, so lanes that are not
- * there are wished for. Sets when to look again. */
+/* A look at the lane that carries bulk, while bulk waits. True: it should be spread, so lanes that are
+ * not there are wished for. Sets when to look again. */
 bool pt_path_look(struct pt_path *p, struct pt_path_lane *l, const struct pt_path_sample *s,
                   uint64_t now);
 

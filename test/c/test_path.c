@@ -115,6 +115,16 @@ START_TEST(a_slow_path_is_full)
 }
 END_TEST
 
+/* A kernel that does not tell it, or a peer that has none yet. */
+START_TEST(no_window_is_not_a_full_one)
+{
+    begin();
+    holds(1000, 200, 3100, 0);
+    for (int i = 0; i < 100; i++)
+        ck_assert(!look());
+}
+END_TEST
+
 /* Its window was 1 MB and is now next to nothing, so what it lets through fills it. */
 START_TEST(a_slow_reader_is_no_long_path)
 {
@@ -173,6 +183,7 @@ int main(void)
                             now_and_then_is_not_enough,
                             a_short_path_is_never_too_long,
                             a_slow_path_is_full,
+                            no_window_is_not_a_full_one,
                             a_slow_reader_is_no_long_path,
                             losses_again_and_again,
                             losses_far_apart,
