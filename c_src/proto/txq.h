@@ -116,8 +116,8 @@ int pt_txq_submit(struct pt_txq *q, struct pt_msg *m);
  * length: of the frame's payload; held: what a peer keeps that must hold it. */
 int pt_txq_pass(struct pt_txq *q, unsigned lane, uint64_t key, size_t length, size_t held,
                 struct pt_frame *frame);
-/* An incomplete message, from now on the queue's: its chunks may leave, its place in order is taken by pt_txq_finish().
- * The caller appends with pt_msg_append() and tells the queue the bytes it added. */
+/* An incomplete message, from now on the queue's: its chunks may leave, its place in order is taken by
+ * pt_txq_finish(). The caller appends with pt_msg_append() and tells the queue the bytes it added. */
 void pt_txq_open(struct pt_txq *q, struct pt_msg *m);
 void pt_txq_grown(struct pt_txq *q, struct pt_msg *m, size_t added);
 int pt_txq_finish(struct pt_txq *q, struct pt_msg *m); /* 0 or -ENOMEM (m stays open) */

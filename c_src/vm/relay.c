@@ -13,8 +13,7 @@ enum {
 };
 static const uint64_t TELL_NS = 10 * 1000000000ull;
 
-struct class
-{
+struct class_name {
     size_t len;
     uint8_t name[PT_CHAN_NAME_MAX];
 };
@@ -24,7 +23,7 @@ struct pt_relay_table {
     struct pt_routes *routes;
     size_t self_len;
     uint8_t self[PT_RELAY_NAME_MAX];
-    struct class *classes;
+    struct class_name *classes;
     unsigned nclasses, nchans;
     struct pt_chan *chans[]; /* nclasses of each hop */
 };
@@ -200,10 +199,10 @@ static void drop(enum pt_relay_count why, const struct pt_relay_envelope *e)
     pthread_mutex_unlock(&relay.lock);
 }
 
-/* The whole message, as it came, and its class. False: the table is another one by now, look there. Under the lock
- * with which a table is set, so that none is set while its owner has such a message yet: what follows
- * would go by the new table, and be there before it. The message is copied before: all ports of the
- * node meet at that lock. */
+/* The whole message, as it came, and its class. False: the table is another one by now, look there.
+ * Under the lock with which a table is set, so that none is set while its owner has such a message yet:
+ * what follows would go by the new table, and be there before it. The message is copied before: all
+ * ports of the node meet at that lock. */
 static bool hand(const struct pt_relay_table *t, const struct pt_chan *from,
                  const struct pt_relay_envelope *e, const uint8_t *p, size_t len)
 {
@@ -344,8 +343,8 @@ static bool is_for(const struct pt_relay_table *t, const struct pt_relay_envelop
     return t->self_len == e->name_len && !memcmp(t->self, e->name, e->name_len);
 }
 
-/* Decodes it once, for nothing but to know. {Control, Message} has the packet's parts behind another
- * head. */
+/* Decodes it once, for nothing but to know, under the port lock of the relay it came from.
+ * {Control, Message} has the packet's parts behind another head. */
 static bool decodes(const uint8_t *p, size_t len)
 {
     static const uint8_t pair[] = {131, 104, 2};

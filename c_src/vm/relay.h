@@ -11,9 +11,9 @@
  *
  * Locks: the relay lock guards which table is current, what was seen, and what Erlang was handed; it
  * is held for some instructions and the handing over of a message, and no other lock of ours is taken
- * under it. A message is passed on with the
- * port lock of the peer it came from, and takes the lock of the next channel: never two channels'. No
- * port lock is taken under a channel's, so two peers that pass messages to each other cannot meet.
+ * under it. A message is passed on with the port lock of the peer it came from, and takes the lock of
+ * the next channel: never two channels'. No port lock is taken under a channel's, so two peers that
+ * pass messages to each other cannot meet.
  */
 #ifndef PT_VM_RELAY_H
 #define PT_VM_RELAY_H
