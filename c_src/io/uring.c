@@ -287,7 +287,7 @@ static void fill_queue(struct uring *u)
     }
 }
 
-/* True: a lane's completion, in *res. False: the request goes on, or it was the wake-up. */
+/* True: a lane's completion, in *res. False: the request goes on, or it was no lane's. */
 static bool finish(struct uring *u, const struct io_uring_cqe *cqe, struct pt_tx **tx, ssize_t *res,
                    bool *woken)
 {
@@ -301,6 +301,9 @@ static bool finish(struct uring *u, const struct io_uring_cqe *cqe, struct pt_tx
             u->broken = r;
         return false;
     }
+    /* Before Linux 5.11 liburing limits a wait by a request of its own, and the probe's outlive it. */
+    if (word == LIBURING_UDATA_TIMEOUT)
+        return false;
     *tx = tx_of(word);
     if ((word & KIND_MASK) == KIND_POLL) {
         if (r < 0 && r != -EINTR) {

@@ -52,7 +52,7 @@ struct lane {
 };
 
 #ifdef HAVE_LIBURING
-extern const struct pt_backend kit_uring_again;
+extern const struct pt_backend kit_uring_again, kit_uring_old; /* uring_again.c, uring_old.c */
 #endif
 #define KIT_BACKENDS 3
 enum pt_backend_wish kit_wish(int backend);
