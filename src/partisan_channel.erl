@@ -15,7 +15,8 @@
 -define(ZIP_MIN, 512).             % bytes: below, compressing costs more than it saves
 -define(ZIP_MAX, (16 bsl 20) - 3). % PT_ZIP_MAX, with the packet's head
 -define(ZIP_TAG, $z).
-%% A channel may close between its opening and our message, for nobody used it. Not often in a row.
+%% A channel may close between its opening and our message, for nobody used it or its options changed.
+%% Not often in a row.
 -define(OPENINGS, 3).
 
 -type channel() :: atom().
@@ -31,8 +32,8 @@
                   {unknown_channel, channel()} | {wrong_node, node()} | {badarg, string()}.
 
 %% Replaces the set of channels of this node. For open channels compression and idle count at once;
-%% one whose other options changed is opened anew when it is quiet, and one that is not in the set any
-%% more is closed then.
+%% one whose other options changed is opened anew when what is queued has left, and one that is not in
+%% the set any more is closed when it is quiet.
 -spec configure(#{channel() => config()}) -> ok | {error, Line :: string()}.
 configure(Channels) ->
     partisan_channel_conf:set(Channels).
@@ -258,8 +259,8 @@ open_and_send(Node, Channel, Stale, Dest, Message, Options, Openings) ->
             case partisan_channel_srv:lookup(Node, Channel) of
                 {_, Handle, _, _, _} = Row when is_reference(Handle), Handle =/= Stale ->
                     send_on(Row, Dest, Message, Options, Openings - 1);
-                _ ->
-                    {error, disconnected}
+                _ -> % closed again already
+                    open_and_send(Node, Channel, none, Dest, Message, Options, Openings - 1)
             end;
         false ->
             unknown(Node, Channel, Dest, Message, Options);

@@ -137,7 +137,7 @@ handle_cast({opened, Node, Name, SessionId, No, Lanes, #{monotonic := Monotonic}
                 Handle ->
                     true = ets:insert(?TABLE, {{Node, Channel}, Handle, Level, Monotonic, Lanes}),
                     _ = [Owner ! {partisan_channel_opened, Node} || #{owner := Owner} <- [Conf]],
-                    is_outdated(Opened, Conf) andalso retire(Lanes, Channel),
+                    is_outdated(Opened, Conf) andalso renew(Lanes, Channel, Conf),
                     {noreply, settle({Node, Channel}, ok, watch(Lanes, State))}
             end;
         error ->
@@ -149,7 +149,7 @@ handle_cast({configured, Old, New}, State) ->
     Anew = [Channel || {{_, Channel}, _, _, _, _} = Row <- Rows, follow(Row, Old, New)],
     Anew =:= [] orelse
         ?LOG_NOTICE("partisan: options of open channels changed: ~ts: each is opened anew with them "
-                    "once it carried nothing for a second",
+                    "when what is queued on it has left",
                     [lists:join(", ", [atom_to_binary(C) || C <- lists:usort(Anew)])]),
     {noreply, State};
 handle_cast({not_opened, Node, Name, Why, Lanes}, State) ->
@@ -211,7 +211,7 @@ follow({{_, Channel} = Key, _, _, _, Lanes}, Old, New) ->
                           #{} -> true
                       end,
             case Changed of
-                true -> retire(Lanes, Channel);
+                true -> renew(Lanes, Channel, Conf);
                 false -> tell(Lanes, {idle_is, atom_to_binary(Channel), Idle})
             end,
             Changed;
@@ -228,6 +228,10 @@ follow({{_, Channel} = Key, _, _, _, Lanes}, Old, New) ->
 is_outdated(Opened, Conf) ->
     ForLife = [parallelism, monotonic, max_queue],
     maps:with(ForLife, Opened) =/= maps:with(ForLife, Conf).
+
+%% A relay drops what a full channel does not take, so a channel of relays is not made full.
+renew(Lanes, Channel, #{relay := true}) -> retire(Lanes, Channel);
+renew(Lanes, Channel, _Conf) -> tell(Lanes, {renew, atom_to_binary(Channel)}).
 
 retire(Lanes, all) -> tell(Lanes, {retire, all});
 retire(Lanes, Channel) -> tell(Lanes, {retire, atom_to_binary(Channel)}).

@@ -8,8 +8,12 @@
 %% A channel that is not used is closed by the connector, if its option `idle` says so: it stops
 %% sending, tells the peer how much it sent, the peer does the same when all of that is delivered, and
 %% when all of this is, both close their ends. Who wants to send meanwhile waits, and opens it anew.
-%% A channel that is retired (either side's options changed, or the nodes are no members of one cluster
-%% any more) gets a short `idle` for the rest of its life.
+%% A channel that is retired (the nodes are no members of one cluster any more, or somebody said so) gets
+%% a short `idle` for the rest of its life.
+%%
+%% One that is to be opened anew, for either side's options changed, may never be quiet. It is drained:
+%% on both sides it is full, so that senders wait as they do then, and when what is queued has left it
+%% is closed in the same steps. A channel that relays waits for quiet: relays drop what finds it full.
 -module(partisan_dist_chans).
 
 -export([new/0, handle/3, attach/5, attached/4, opened/4, failed/4, opener_done/3, knows/2]).
@@ -21,15 +25,16 @@
 -define(RETRIES, [1000, 5000, 30000]).
 -define(ANSWER_IN, 7000).
 -define(RETIRED_IDLE, 1000).
+-define(DRAIN_LOOK, 10). % ms from one look at whether it is drained to the next
 
 -type name() :: binary().
 %% open: it had a lane once, so somebody may use it. quiet: what had been sent and delivered at the last
-%% look, look: the timer of the next. closing: who wants to open it meanwhile. conf: what it was opened
-%% with.
+%% look, look: the timer of the next. renew: is it to be opened anew? closing: who wants to open it
+%% meanwhile. conf: what it was opened with.
 -type chan() :: #{no := pos_integer(), lanes := 1..16, sockets := #{0..15 => inet:socket()},
                   open := boolean(), retries := [pos_integer()], peer := pid(), idle := pos_integer() | infinity,
                   quiet := {non_neg_integer(), non_neg_integer()}, look := none | reference(),
-                  closing := false | [term()], conf := partisan_channel_conf:channel()}.
+                  renew := boolean() | draining, closing := false | [term()], conf := partisan_channel_conf:channel()}.
 -type state() :: #{next := pos_integer(),
                    asked := #{name() => {reference(), map()}},
                    chans := #{name() => chan()},
@@ -99,6 +104,17 @@ do({retire, all}, Context, #{chans := Chans} = S) ->
     lists:foldl(fun(Name, S1) -> do({retire, Name}, Context, S1) end, S, maps:keys(Chans));
 do({retire, Name}, Context, S) ->
     if_there(Name, fun(Chan) -> retire(Name, Chan, Context, S) end, S);
+do({renew, Name}, Context, S) ->
+    if_there(Name, fun(Chan) -> renew(Name, Chan, Context, S) end, S);
+do({drain, Name}, Context, S) ->
+    if_there(Name, fun(Chan) -> peer_drains(Name, Chan, Context, S) end, S);
+do({drained, Name, No}, Context, S) ->
+    if_there(Name, fun(Chan) -> drained(Name, No, Chan, Context, S) end, S);
+do({closes_then, No, Peer, Name, Sent}, Context, S) ->
+    if_there(Name, fun(#{no := N, renew := draining} = Chan) when N =:= No ->
+                           peer_closes(Peer, Name, Sent, Chan, Context, S);
+                      (_) -> S
+                   end, S);
 do({idle_is, Name, Idle}, Context, S) ->
     if_there(Name, fun(Chan) -> set_idle(Name, Idle, Chan, Context, S) end, S);
 do(_Event, _Context, S) ->
@@ -162,8 +178,8 @@ create(Name, Lanes, Peer, #{idle := Idle} = Conf, #{port := Port, role := Role},
     case partisan_drv:channel(Port, No, Conf#{name => Name, lanes => Lanes}) of
         ok ->
             Chan0 = #{no => No, lanes => Lanes, sockets => #{}, open => false, retries => ?RETRIES,
-                      peer => Peer, idle => Idle, quiet => {0, 0}, look => none, closing => false,
-                      conf => Conf},
+                      peer => Peer, idle => Idle, quiet => {0, 0}, look => none, renew => false,
+                      closing => false, conf => Conf},
             Chan = look_later(Name, Role, Chan0),
             {{ok, Lanes, self()}, S0#{next := No + 1, chans := Chans#{Name => Chan}}};
         {error, Words} ->
@@ -204,7 +220,9 @@ set_idle(Name, Idle, #{closing := Closing} = Chan0, #{role := Role}, #{chans := 
                                    _ -> Chan
                                end}}.
 
-look(Name, No, #{no := No, closing := false, quiet := Before, peer := Peer} = Chan,
+look(Name, No, #{no := No, renew := true} = Chan, Context, S) ->
+    drain(Name, Chan, Context, S);
+look(Name, No, #{no := No, renew := false, closing := false, quiet := Before, peer := Peer} = Chan,
      #{port := Port, role := Role}, #{chans := Chans} = S) ->
     Closes = case partisan_drv:channel_state(Port, No) of
                  {ok, Sent, Delivered, false} when {Sent, Delivered} =:= Before ->
@@ -227,6 +245,56 @@ look(Name, No, #{no := No, closing := false, quiet := Before, peer := Peer} = Ch
 look(_Name, _No, _Chan, _Context, S) ->
     S. % another channel of this name
 
+%% An older peer does not know `renew`, but that a channel is retired.
+renew(Name, #{renew := false, closing := false} = Chan, #{role := connector} = Context, S) ->
+    drain(Name, Chan, Context, S);
+renew(_Name, _Chan, #{role := connector}, S) ->
+    S; % being done
+renew(Name, #{peer := Peer}, #{role := acceptor}, S) ->
+    tell(Peer, {retire, Name}),
+    tell(Peer, {renew, Name}),
+    S.
+
+%% Not while lanes are being opened: they would find the next channel of this name.
+drain(Name, #{no := No, peer := Peer} = Chan0, #{port := Port, role := Role}, #{chans := Chans} = S) ->
+    Chan = case missing(Chan0) =:= [] andalso partisan_drv:channel_stop(Port, No, drain) of
+               ok ->
+                   tell(Peer, {drain, Name}),
+                   self() ! {channel, {drained, Name, No}},
+                   Chan0#{renew := draining};
+               _ ->
+                   look_soon(Name, Role, Chan0#{renew := true})
+           end,
+    S#{chans := Chans#{Name := Chan}}.
+
+look_soon(Name, Role, #{idle := Idle} = Chan) ->
+    look_later(Name, Role, Chan#{idle := min(Idle, ?RETIRED_IDLE)}).
+
+drained(Name, No, #{no := No, renew := draining, closing := false, peer := Peer} = Chan,
+        #{port := Port} = Context, #{chans := Chans} = S) ->
+    case missing(Chan) =:= []
+        andalso {partisan_drv:channel_stop(Port, No, true), partisan_drv:channel_state(Port, No)} of
+        {ok, {ok, Sent, _, _}} ->
+            tell(Peer, {closes, self(), Name, Sent}),
+            S#{chans := Chans#{Name := Chan#{closing := []}}};
+        false -> % one that had carried nothing was lost
+            tell(Peer, {keep, Name}),
+            keep(Name, Chan, Context, S);
+        _ ->
+            _ = erlang:send_after(?DRAIN_LOOK, self(), {channel, {drained, Name, No}}),
+            S
+    end;
+drained(_Name, _No, _Chan, _Context, S) ->
+    S.
+
+peer_drains(Name, #{no := No, closing := false} = Chan, #{port := Port}, #{chans := Chans} = S) ->
+    case partisan_drv:channel_stop(Port, No, drain) of
+        ok -> S#{chans := Chans#{Name := Chan#{renew := draining}}};
+        {error, _} -> S
+    end;
+peer_drains(_Name, _Chan, _Context, S) ->
+    S.
+
 peer_closes(Peer, Name, TheirSent, #{no := No} = Chan, #{port := Port} = Context,
             #{chans := Chans} = S) ->
     case {partisan_drv:channel_stop(Port, No, true), partisan_drv:channel_state(Port, No)} of
@@ -234,6 +302,10 @@ peer_closes(Peer, Name, TheirSent, #{no := No} = Chan, #{port := Port} = Context
             Closing = Chan#{closing := []},
             await(Name, No, TheirSent, {tell, Peer, {may_close, Name, Sent}}, Closing, Context,
                   S#{chans := Chans#{Name := Closing}});
+        _ when map_get(renew, Chan) =:= draining ->
+            _ = erlang:send_after(?DRAIN_LOOK, self(),
+                                  {channel, {closes_then, No, Peer, Name, TheirSent}}),
+            S;
         _ ->
             tell(Peer, {keep, Name}),
             S
@@ -262,10 +334,13 @@ close(Name, #{no := No, sockets := Sockets, closing := Waiting},
     lists:foreach(fun(Socket) -> Driver:close(Socket) end, maps:values(Sockets)),
     again_for(Waiting, Context, S#{chans := maps:remove(Name, Chans)}).
 
-keep(Name, #{no := No, closing := Waiting} = Chan, #{port := Port, role := Role} = Context,
+keep(Name, #{no := No, closing := Waiting, renew := Renew} = Chan, #{port := Port, role := Role} = Context,
      #{chans := Chans} = S) ->
     _ = partisan_drv:channel_stop(Port, No, false),
-    Kept = look_later(Name, Role, Chan#{closing := false}),
+    Kept = case {Renew, Role} of
+               {draining, connector} -> look_soon(Name, Role, Chan#{closing := false, renew := true});
+               _ -> look_later(Name, Role, Chan#{closing := false, renew := false})
+           end,
     again_for(Waiting, Context, S#{chans := Chans#{Name := Kept}}).
 
 again_for(Waiting, Context, S) when is_list(Waiting) ->

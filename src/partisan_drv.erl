@@ -185,10 +185,12 @@ channel_state(Port, No) ->
         {error, _} = Error -> Error
     end.
 
-%% true: if nothing is queued, no more is sent, and senders get `closed`. false: takes that back.
--spec channel_stop(port(), pos_integer(), boolean()) -> answer().
+%% true: if nothing is queued, no more is sent, and senders get `closed`. drain: until then senders find
+%% the channel full; not one that relays. false: takes both back.
+-spec channel_stop(port(), pos_integer(), boolean() | drain) -> answer().
 channel_stop(Port, No, true) -> control(Port, ?CHANNEL_STOP, <<No:32, 1>>);
-channel_stop(Port, No, false) -> control(Port, ?CHANNEL_STOP, <<No:32, 0>>).
+channel_stop(Port, No, false) -> control(Port, ?CHANNEL_STOP, <<No:32, 0>>);
+channel_stop(Port, No, drain) -> control(Port, ?CHANNEL_STOP, <<No:32, 2>>).
 
 %% What is queued is lost; senders get `closed`.
 -spec channel_close(port(), pos_integer()) -> answer().

@@ -79,7 +79,7 @@ configured_away(Says, Args) ->
 
 with_channel(Over, S) ->
     Chan = #{no => 1, lanes => 1, sockets => #{}, open => false, retries => [1000], peer => self(), idle => infinity,
-             quiet => {0, 0}, closing => false},
+             quiet => {0, 0}, renew => false, closing => false},
     S#{chans := #{?NAME => maps:merge(Chan, Over)}, next := 2}.
 
 context(Role) ->

@@ -209,7 +209,7 @@ static int enter(struct pt_chan *c, const struct pt_chan_wait *wait, uint64_t *i
     if (pt_hmap_put(map, *id, w))
         goto no_memory;
     c->next_waiter++;
-    c->s.wake_below = true;
+    c->s.wake_below = !c->draining;
     return 0;
 no_memory:
     if (env)
@@ -248,21 +248,38 @@ void pt_chan_close(struct pt_chan *c)
     pt_chan_unref(c);
 }
 
+/* Who waits for a channel that drains does not keep it from being closed: that is what they wait for. */
 static bool is_quiet(const struct pt_chan *c)
 {
     for (unsigned i = 0; i < PT_LANES_MAX; i++)
         if (c->s.lanes[i].state != PT_LANE_IDLE && c->s.lanes[i].state != PT_LANE_NONE)
             return false;
-    return !c->s.txq.messages && !pt_stream_pending(&c->s) && !somebody_waits(c) && !c->gone;
+    return !c->s.txq.messages && !c->s.waiting_messages && !pt_stream_pending(&c->s) &&
+           (c->draining || !somebody_waits(c)) && !c->gone;
 }
 
-bool pt_chan_stop(struct pt_chan *c, bool on)
+static bool has_room(const struct pt_chan *c) { return !c->draining && pt_stream_is_low(&c->s); }
+
+bool pt_chan_stop(struct pt_chan *c, enum pt_chan_stop how)
 {
+    bool may = true;
     pthread_mutex_lock(&c->s.lock);
-    bool may = !on || is_quiet(c);
-    if (may)
-        c->stopped = c->s.closing =
-            on; /* closing: not even an ACK into a socket that may be closed */
+    switch (how) {
+    case PT_CHAN_STOP:
+        may = is_quiet(c);
+        if (may)
+            c->stopped = c->s.closing = true; /* not even an ACK into a socket that may be closed */
+        break;
+    case PT_CHAN_DRAIN:
+        may = !c->relay;
+        c->draining = may;
+        break;
+    case PT_CHAN_GO_ON:
+        c->stopped = c->s.closing = c->draining = false;
+        tell_all(&c->waiters);
+        tell_all(&c->notifies);
+        break;
+    }
     pthread_mutex_unlock(&c->s.lock);
     return may;
 }
@@ -295,7 +312,7 @@ int pt_chan_look(struct pt_chan *c)
     c->flush_carried = c->since_flush;
     c->since_flush = 0;
     int rc = pt_stream_send(&c->s, 0);
-    if (somebody_waits(c) && pt_stream_is_low(&c->s)) {
+    if (somebody_waits(c) && has_room(c)) {
         c->s.wake_below = false;
         tell_all(&c->waiters);
         tell_all(&c->notifies);
@@ -372,8 +389,7 @@ static void flush(struct pt_chan *c, uint32_t lane_hash)
     c->flush_carried = c->since_flush;
     c->since_flush = 0;
     /* an error is kept in the stream, and the port looks at it */
-    if (pt_stream_send(s, lane_hash % s->lanes_wanted) ||
-        (somebody_waits(c) && pt_stream_is_low(s)))
+    if (pt_stream_send(s, lane_hash % s->lanes_wanted) || (somebody_waits(c) && has_room(c)))
         pt_stream_due(s);
 }
 
@@ -384,7 +400,7 @@ int pt_chan_send(struct pt_chan *c, struct pt_msg *m, uint32_t lane_hash, const 
     pthread_mutex_lock(&c->s.lock);
     if (c->gone || c->stopped) {
         rc = PT_CHAN_CLOSED;
-    } else if (pt_stream_is_full(&c->s)) {
+    } else if (c->draining || pt_stream_is_full(&c->s)) {
         c->busy_count++;
         rc = wait->kind == PT_CHAN_NO_WAIT ? 0 : enter(c, wait, id);
         rc = rc ? rc : PT_CHAN_BUSY;
@@ -407,7 +423,7 @@ int pt_chan_send_small(struct pt_chan *c, const struct pt_small *m, unsigned ref
     pthread_mutex_lock(&c->s.lock);
     if (c->gone || c->stopped) {
         rc = PT_CHAN_CLOSED;
-    } else if (pt_stream_is_full(&c->s)) {
+    } else if (c->draining || pt_stream_is_full(&c->s)) {
         c->busy_count++;
         rc = PT_CHAN_BUSY;
     } else {

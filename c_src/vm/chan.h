@@ -32,6 +32,7 @@ struct pt_chan {
     /* s.lock */
     bool gone;
     bool stopped;            /* about to be closed: senders are turned away, lanes may end */
+    bool draining;           /* to be stopped: senders find it full, what is queued still leaves */
     struct pt_mono mono;     /* beside s.txq, counted in s.waiting_* */
     struct pt_hmap waiters;  /* id -> struct waiter */
     struct pt_hmap notifies; /* pt_chan_wait.key -> struct waiter */
@@ -54,9 +55,12 @@ struct pt_chan *pt_chan_find(struct pt_peer *p, unsigned no); /* node or port lo
 /* Port lock. The end of the session, or of the channel: what is queued is dropped, who waits is told,
  * the peer's reference goes. */
 void pt_chan_close(struct pt_chan *c);
-/* Port lock. On: if nothing is queued or under way, sends nothing more (senders get PT_CHAN_CLOSED)
- * and takes no offence if lanes end; false: it is in use. Off: as before. */
-bool pt_chan_stop(struct pt_chan *c, bool on);
+enum pt_chan_stop { PT_CHAN_GO_ON, PT_CHAN_STOP, PT_CHAN_DRAIN };
+/* Port lock. Stop: if nothing is queued or under way, sends nothing more (senders get PT_CHAN_CLOSED)
+ * and takes no offence if lanes end; false: it is in use. Drain: from now on the channel is full, so
+ * that it can be stopped when what is queued has left, however much is said on it; false: it relays,
+ * and relays drop what a full channel does not take. Go on: as before. */
+bool pt_chan_stop(struct pt_chan *c, enum pt_chan_stop how);
 /* Port lock. The VM closes the port: what is queued still leaves, but senders get PT_CHAN_CLOSED, or
  * the queue would never be empty. */
 void pt_chan_finish(struct pt_chan *c);

@@ -219,9 +219,9 @@ static void verb_channel_state(struct pt_peer *p, const uint8_t *b, size_t len, 
 static void verb_channel_stop(struct pt_peer *p, const uint8_t *b, size_t len, struct answer *a)
 {
     struct pt_chan *c = len == 5 ? pt_chan_find(p, pt_get32(b)) : NULL;
-    if (!c || b[4] > 1)
+    if (!c || b[4] > PT_CHAN_DRAIN)
         return no(a, "malformed CHANNEL_STOP, or no such channel");
-    if (!pt_chan_stop(c, b[4]))
+    if (!pt_chan_stop(c, (enum pt_chan_stop)b[4]))
         return no(a, "the channel is in use");
     ok(a, "", 0);
 }

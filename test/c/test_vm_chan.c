@@ -29,6 +29,7 @@ enum {
     CHANNEL = 9,
     CHANNEL_LANE,
     CHANNEL_STATE,
+    CHANNEL_STOP = 13,
 };
 
 struct ends {
@@ -36,6 +37,7 @@ struct ends {
     int fd[1 + LANES][2]; /* of the session's lane, and the channel's */
     struct pt_chan *chan; /* of port 0, our reference */
     bool names;           /* small messages go by pt_chan_send_small() */
+    atomic_bool stopped;  /* it may be, for a while: closed is no reason to end */
 };
 
 struct sender {
@@ -314,6 +316,10 @@ static void *send_all(void *arg)
             i++;
             continue;
         }
+        if (rc == PT_CHAN_CLOSED && atomic_load(&s->ends->stopped)) {
+            sched_yield();
+            continue;
+        }
         s->closed = rc == PT_CHAN_CLOSED;
         sup_must(s->closed || rc == PT_CHAN_BUSY);
         if (s->closed)
@@ -456,9 +462,59 @@ START_TEST(closed_under_load)
 }
 END_TEST
 
+static bool stop(struct ends *e, uint8_t how)
+{
+    const uint8_t b[5] = {0, 0, 0, 1, how};
+    char words[256];
+    return fv_control(e->port[0], CHANNEL_STOP, b, sizeof b, words);
+}
+
+/* However much is said on it, a channel that drains can be stopped; what was taken has left then, and
+ * who waits goes on when the channel does. */
+START_TEST(drained_under_load)
+{
+    static struct seen seen;
+    static atomic_bool stray;
+    struct ends e;
+    struct sender s[THREADS];
+    open_ends(&e, &seen, &stray, true);
+    atomic_store(&e.stopped, true);
+    start_senders(s, &e, 0);
+    for (unsigned round = 0; round < 5; round++) {
+        uint64_t limit = pt_now_ns() + DEADLINE_S * 1000000000ull;
+        until_seen(&e, &seen, atomic_load(&seen.total) + 500);
+        ck_assert(stop(&e, PT_CHAN_DRAIN));
+        while (!stop(&e, PT_CHAN_STOP)) {
+            ck_assert_msg(pt_now_ns() < limit, "it does not drain");
+            look(&e);
+        }
+        pthread_mutex_lock(&e.chan->s.lock);
+        unsigned sent = (unsigned)e.chan->s.txq.next_number - 1;
+        size_t left = pt_stream_queued(&e.chan->s) + pt_stream_pending(&e.chan->s);
+        pthread_mutex_unlock(&e.chan->s.lock);
+        ck_assert_uint_eq(left, 0);
+        ck_assert(!pt_chan_is_open(e.chan));
+        until_seen(&e, &seen, sent);
+        ck_assert_uint_eq(atomic_load(&seen.total), sent);
+        ck_assert(stop(&e, PT_CHAN_GO_ON));
+        ck_assert(pt_chan_is_open(e.chan));
+    }
+    atomic_store(&e.stopped, false);
+    close_end(&e, 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(s[i].thread, NULL);
+        ck_assert(s[i].closed);
+    }
+    ck_assert(!atomic_load(&seen.wrong) && !atomic_load(&stray));
+    close_end(&e, 1);
+    pt_atom_table_free(&seen.told);
+    pt_chan_unref(e.chan);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {all_arrive_in_order, all_arrive_in_order_with_names,
-                                  closed_under_load};
+                                  closed_under_load, drained_under_load};
     return SUP_MAIN("vm_chan", tests);
 }

@@ -9,6 +9,7 @@
          reopened_after_reconnect/1,
          nothing_is_kept/1, bad_arguments/1, nonsense_on_the_wire/1, strangers_at_the_port/1,
          stale_handles/1, closed_when_idle/1, closed_by_hand/1, configured_anew/1,
+         configured_anew_under_load/1, configured_anew_while_it_stands/1,
          asked_by_one_that_stands_still/1]).
 
 -import(pt_chan, [info/3, lanes/4, pair/1, send/5, send/6, sink/1, sink/2, wait_info/4, wait_seen/3]).
@@ -21,7 +22,8 @@ all() ->
      halt_delivers_what_was_taken, lost_lane_ends_the_connection, unused_lanes_come_back,
      reopened_after_reconnect,
      nothing_is_kept, bad_arguments, nonsense_on_the_wire, strangers_at_the_port, stale_handles,
-     closed_when_idle, closed_by_hand, configured_anew, asked_by_one_that_stands_still].
+     closed_when_idle, closed_by_hand, configured_anew,
+     configured_anew_under_load, configured_anew_while_it_stands, asked_by_one_that_stands_still].
 
 %% Senders on a node: each sends until an answer is no `ok`, which is the answer.
 senders(A, B, Sink, Channels) ->
@@ -520,7 +522,7 @@ configured_anew(_) ->
                                  After > Before andalso After - Before < byte_size(Bytes)
                          end)),
     ?assert(pt_peer:wait(fun() -> info(B, A, gossip) =:= #{} end)),
-    %% When it is quiet: what a channel is made with. Two nodes use the smaller number of lanes.
+    %% What a channel is made with. Two nodes use the smaller number of lanes.
     [begin
          Set(P, #{wide => Conf}),
          ?assert(pt_peer:wait(fun() -> info(A, B, wide) =:= #{} end)),
@@ -533,3 +535,87 @@ configured_anew(_) ->
     ?assertMatch([0, 0, Bytes | _], wait_seen(B, Sink, 3)),
     ?assert(pt_peer:connected(A, B)),
     stop([A, B]).
+
+%% A channel that is never quiet, in either direction, follows too: senders wait for a moment, nothing is
+%% lost, and what each says with one key stays in order.
+configured_anew_under_load(_) ->
+    {A, B} = pair(#{}),
+    Sides = [{A, B, sink(B)}, {B, A, sink(A)}],
+    Lanes = fun(N) ->
+                Has = fun(#{lanes_wanted := M, lanes := Ls}) -> M =:= N andalso length(Ls) =:= N;
+                         (#{}) -> false % being opened
+                      end,
+                [?assert(wait_info(P, Q, wide, Has)) || {P, Q} <- [{A, B}, {B, A}]]
+            end,
+    Workers = [{P, on(P, fun() -> [spawn(fun() -> steady(Node, Sink, S, 1) end) || S <- lists:seq(1, 6)] end)}
+               || {P, Q, Sink} <- Sides, Node <- [pt_peer:node(Q)]],
+    Lanes(4),
+    [begin
+         ok = pt_peer:call(P, partisan_channel, configure, [#{wide => Conf}]),
+         Lanes(N)
+     end || {P, Conf, N} <- [{A, #{parallelism => 2}, 2}, {B, #{parallelism => 1}, 1},
+                             {B, #{parallelism => 8, max_queue => 100000}, 2},
+                             {A, #{parallelism => 3}, 3}]],
+    Counts = [[on(P, fun() -> W ! {stop, self()}, receive {W, Count} -> Count end end) || W <- Ws]
+              || {P, Ws} <- Workers],
+    [begin
+         Seen = wait_seen(Q, Sink, lists:sum(Each)),
+         ?assertEqual(lists:sum(Each), length(Seen)),
+         [?assertEqual(lists:seq(1, N), [I || {S1, I, _} <- Seen, S1 =:= S])
+          || {S, N} <- lists:enumerate(Each)]
+     end || {{_, Q, Sink}, Each} <- lists:zip(Sides, Counts)],
+    ?assert(pt_peer:connected(A, B)),
+    stop([A, B]).
+
+%% At most a few messages a ms, so that the sinks can keep them all, but without a quiet moment.
+steady(Node, Sink, S, I) ->
+    ok = partisan_channel:send(Node, wide, Sink, {S, I, binary:copy(<<S>>, I rem 7 * 700)}),
+    receive
+        {stop, From} -> From ! {self(), I}
+    after 1 ->
+            steady(Node, Sink, S, I + 1)
+    end.
+
+%% Lanes that stand still hold up the change. Meanwhile the channel is full, for each as he asked, and
+%% no other channel is; then all that was taken arrives, before what came after.
+configured_anew_while_it_stands(_) ->
+    {A, B} = pair(#{}),
+    Sink = sink(B),
+    Node = pt_peer:node(B),
+    lanes(A, B, tiny, pause_send),
+    [ok = send(A, B, tiny, Sink, I) || I <- [1, 2, 3]],
+    ok = pt_peer:call(A, partisan_channel, configure, [#{small => #{}, tiny => #{max_queue => 100000}}]),
+    ?assert(pt_peer:wait(fun() -> send(A, B, tiny, Sink, 4, #{nosuspend => true}) =:= {error, busy} end),
+            info(A, B, tiny)),
+    ?assertEqual({error, timeout}, send(A, B, tiny, Sink, lost, #{timeout => 50})),
+    Notified = pt_peer:spawn_collector(A),
+    {error, busy} = pt_pair:do_on(A, Notified,
+                                  fun() -> partisan_channel:send(Node, tiny, Sink, lost, #{notify => true}) end),
+    Parent = parent(A),
+    on(A, fun() -> [spawn(fun() -> pt_parent ! {ended, self(), partisan_channel:send(Node, tiny, Sink, late)} end)
+                    || _ <- [1, 2, 3]] end),
+    ?assert(wait_info(A, B, tiny, fun(#{waiting := N}) -> N >= 3 end)),
+    ok = send(A, B, small, Sink, small),
+    ?assert(pt_peer:wait(fun() -> lists:member(small, pt_chan:seen(B, Sink)) end)),
+    ?assertEqual([], pt_peer:collected(A, Notified)),
+    lanes_again(A, B, tiny),
+    ?assertEqual([ok, ok, ok], ended(A, Parent, 3)),
+    ?assert(pt_peer:wait(fun() -> pt_peer:collected(A, Notified) =/= [] end)),
+    ?assertEqual([{partisan_channel, Node, tiny, writable}], pt_peer:collected(A, Notified)),
+    Seen = [M || M <- wait_late(B, Sink), M =/= small],
+    {Before, [late, late, late]} = lists:split(length(Seen) - 3, Seen),
+    ?assertEqual([1, 2, 3], lists:sort([M || M <- Before, M =/= 4])), % of several senders
+    stop([A, B]).
+
+lanes_again(A, B, Channel) ->
+    #{channel := No, lanes := Lanes} = info(A, B, Channel),
+    Node = pt_peer:node(B),
+    on(A, fun() ->
+        Port = pt_peer:dist_port(Node),
+        [ok = partisan_drv:test(Port, resume_send, Lane, No) || #{lane := Lane} <- Lanes]
+    end),
+    ok.
+
+wait_late(B, Sink) ->
+    ?assert(pt_peer:wait(fun() -> length([M || M <- pt_chan:seen(B, Sink), M =:= late]) =:= 3 end)),
+    pt_chan:seen(B, Sink).
