@@ -138,7 +138,7 @@ ct-build: all net
 	@for d in $(CT_DATA); do ln -sfn $(CURDIR)/$$d build/ct/$${d##*/}; done
 
 # The application above the carrier knows no backend: its suites run once, on poll, which is always there.
-APP_SUITES := member_SUITE manager_SUITE overlay_SUITE heal_SUITE partisan_api_SUITE relay_SUITE
+APP_SUITES := member_SUITE manager_SUITE overlay_SUITE heal_SUITE partisan_api_SUITE partisan_otp_SUITE relay_SUITE
 CARRIER_SUITES := $(filter-out $(APP_SUITES),$(patsubst test/ct/%.erl,%,$(sort $(wildcard test/ct/*_SUITE.erl))))
 
 ct-uring: ct-build ## Common Test on io_uring; SUITE=name CASE=name for a part

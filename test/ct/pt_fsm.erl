@@ -7,7 +7,8 @@ init([]) -> {ok, on, none}.
 
 on(Event, _) -> {next_state, on, Event}.
 
-on(seen, _From, Seen) -> {reply, {seen, Seen}, on, Seen}.
+on(seen, _From, Seen) -> {reply, {seen, Seen}, on, Seen};
+on(deaf, _From, Seen) -> {next_state, on, Seen}.
 
 handle_event(_, on, Seen) -> {next_state, on, Seen}.
 handle_sync_event(Event, _From, on, Seen) -> {reply, {all, Event}, on, Seen}.
