@@ -33,7 +33,7 @@
 -spec all() -> ['case'()].
 all() ->
     lists:append([
-        point_to_point(), windows(), forms(), fan(), open_loop(), pt_bench_hol:cases(), pt_bench_paper:cases(),
+        point_to_point(), windows(), forms(), fan(), open_loop(), services(), pt_bench_hol:cases(), pt_bench_paper:cases(),
         growth()
     ]).
 
@@ -169,6 +169,26 @@ open_loop() ->
             show => [p50_us, p99_us, p999_us, rate, cpu_s_per_m]
         }
      || {Rate, Procs} <- [{1000, 10}, {10000, 20}, {50000, 100}, {100000, 200}]
+    ].
+
+%% The service of the paper's cases (pt_bench_kvs) with objects of today's size, without its sleep.
+services() ->
+    [
+        #{
+            name => name([atom_to_list(Kind), Size, Clients]),
+            text => text("~s, objects of ~s, clients: ~b", [Words, Size, Clients]),
+            parts => [
+                #{kind => Kind, from => all, peers => 2, procs => Clients, size => bytes(Size)}
+            ],
+            ms => 1500,
+            extras => {1, same},
+            show => ?ECHO
+        }
+     || {Kind, Words} <- [
+            {vnode, "echo by a partition of three nodes"}, {kvs, "replicated store on three nodes"}
+        ],
+        Size <- ["1k", "64k"],
+        Clients <- [16, 128]
     ].
 
 growth() ->

@@ -80,7 +80,9 @@ connected(#{extras := {Count, Style}}, Second) ->
         {N, _} when N < Count ->
             throw({not_applicable, "n/a: no place for further nodes in this network"});
         {_, lean} -> ok;
-        {_, same} -> connect_all([Second | Nodes])
+        {_, same} ->
+            connect_all([Second | Nodes]),
+            pt_bench_rival:join_all([node(), Second | Nodes])
     end,
     {[Second | Nodes], OsPids};
 connected(_Cell, Second) ->
@@ -117,7 +119,9 @@ keep(Style, Peers) ->
                     _ -> {[], Peers}
                 end,
             _ = [stop(P) || P <- Surplus],
-            Started = Kept ++ start(Count - length(Kept), Wanted),
+            New = start(Count - length(Kept), Wanted),
+            Wanted =:= same andalso lists:foreach(fun start_rival/1, New),
+            Started = Kept ++ New,
             Wanted =:= same andalso prepare(Started, Cell),
             From ! {Ref, ok},
             keep(Wanted, Started);
@@ -125,6 +129,9 @@ keep(Style, Peers) ->
             lists:keymember(Pid, 1, Peers) andalso exit({further_node_died, Why}),
             keep(Style, Peers)
     end.
+
+start_rival({Peer, _, _}) ->
+    ok = pt_bench_rival:start_further(fun(M, F, A) -> peer:call(Peer, M, F, A, ?BOOT_MS) end).
 
 prepare(Peers, Cell) ->
     [

@@ -4,13 +4,38 @@
 %% With a rival the two nodes stay connected by inet_tcp as well, which starts the workers and carries their
 %% reports; every message that counts goes through the rival (pt_bench_via).
 -module(pt_bench_rival).
--export([start/3, join/3, check/3]).
+-export([start/3, join/3, check/3, start_further/1, join_all/1]).
 
 -define(DEADLINE_MS, 15000).
 
 %% Node by node: configures and starts the rival. Nodes: both, this one among them.
 -spec start(pt_bench_via:via(), Lanes :: pos_integer(), [node()]) -> ok.
-start(lasp, Lanes, _Nodes) ->
+start(Via, Lanes, Nodes) ->
+    persistent_term:put(?MODULE, {Via, Lanes}),
+    begin_with(Via, Lanes, Nodes).
+
+%% On a node that has it: starts it on a further node, which is controlled through Call.
+-spec start_further(fun((module(), atom(), [term()]) -> term())) -> ok.
+start_further(Call) ->
+    case persistent_term:get(?MODULE, none) of
+        none -> ok;
+        {Via, Lanes} -> ok = Call(?MODULE, start, [Via, Lanes, []])
+    end.
+
+%% More nodes than the pair, which has it already: each with each other.
+-spec join_all([node()]) -> ok.
+join_all(Nodes) ->
+    case persistent_term:get(?MODULE, none) of
+        none ->
+            ok;
+        {Via, Lanes} ->
+            Pairs = [[A, B] || A <- Nodes, B <- Nodes, A =/= B],
+            [ok = erpc:call(A, ?MODULE, Step, [Via, Lanes, Pair], ?DEADLINE_MS * 2)
+             || Step <- [join, check], [A | _] = Pair <- Pairs],
+            ok
+    end.
+
+begin_with(lasp, Lanes, _Nodes) ->
     Ip = ip(node()),
     configure(partisan, [
         {name, node()},
@@ -25,7 +50,7 @@ start(lasp, Lanes, _Nodes) ->
     ]),
     started(partisan),
     pt_bench_via:set(lasp);
-start(gen_rpc, _Lanes, Nodes) ->
+begin_with(gen_rpc, _Lanes, Nodes) ->
     %% Both nodes may be on one host: each listens at a port that follows from its name.
     configure(gen_rpc, [
         {tcp_server_port, rpc_port(node())},
@@ -34,14 +59,14 @@ start(gen_rpc, _Lanes, Nodes) ->
     ]),
     started(gen_rpc),
     pt_bench_via:set(gen_rpc);
-start({channel, _} = Via, Lanes, _Nodes) ->
+begin_with({channel, _} = Via, Lanes, _Nodes) ->
     ok = apply(partisan_channel, configure, [channels(Lanes)]),
     pt_bench_via:set(Via);
-start({forward, _} = Via, Lanes, _Nodes) ->
+begin_with({forward, _} = Via, Lanes, _Nodes) ->
     configure(partisan, [{channels, channels(Lanes)}]),
     started(partisan),
     pt_bench_via:set(Via);
-start(riak_core, _Lanes, _Nodes) ->
+begin_with(riak_core, _Lanes, _Nodes) ->
     {module, riak_core_send_msg} = code:ensure_loaded(riak_core_send_msg),
     pt_bench_via:set(riak_core).
 
@@ -50,7 +75,7 @@ start(riak_core, _Lanes, _Nodes) ->
 join(lasp, Lanes, [Join | _] = Nodes) when node() =:= Join ->
     [Other] = Nodes -- [node()],
     Spec = erpc:call(Other, partisan, node_spec, [], ?DEADLINE_MS),
-    ok = apply(partisan_peer_service, join, [Spec]),
+    lasp_connections(Other) >= Lanes orelse (ok = apply(partisan_peer_service, join, [Spec])),
     until(fun() -> lasp_connections(Other) >= Lanes end);
 join(_Via, _Lanes, _Nodes) ->
     ok.

@@ -156,13 +156,18 @@ take(#{options := Options}, Round, #{name := Name} = Case, #{label := Label} = C
         {error, Words} -> failed(Sample, Words)
     end.
 
-%% A rival beside the distribution carries what is sent through pt_bench_via, between two nodes. What
-%% else a workload does would go over inet_tcp under the rival's name.
+%% A rival beside the distribution carries what is sent through pt_bench_via, between two nodes; the
+%% service on three where it can be started on a further one (pt_bench_rival:start_further/1). What else a
+%% workload does would go over inet_tcp under the rival's name.
 carries(#{via := dist}, _Cell) ->
     true;
-carries(#{}, #{parts := Parts} = Cell) ->
-    Known = [echo, flow, pair, open],
-    not is_map_key(extras, Cell) andalso not is_map_key(pause, Cell) andalso
+carries(#{via := Via}, #{parts := Parts} = Cell) ->
+    Known = case Cell of
+        #{extras := {_, same}} when Via =/= gen_rpc, Via =/= riak_core -> [vnode, kvs];
+        #{extras := _} -> [];
+        #{} -> [echo, flow, pair, open]
+    end,
+    not is_map_key(pause, Cell) andalso
         lists:all(fun(#{kind := Kind}) -> lists:member(Kind, Known) end, Parts).
 
 run({ok, {floor, Floor}}, Cell) ->

@@ -5,7 +5,7 @@
 %% The rivals' code is not part of this repository: the modules are called by name and must be in
 %% the node's code path, see pt_bench_rival.
 -module(pt_bench_via).
--export([set/1, current/0, of_part/1, send/3]).
+-export([set/1, current/0, of_part/1, send/3, post/2]).
 -export_type([via/0]).
 
 -type via() ::
@@ -36,6 +36,14 @@ of_part(Part) ->
         {{How, _}, #{channel := Channel}} when How =:= channel; How =:= forward -> {How, Channel};
         {Via, _} -> Via
     end.
+
+%% Where the receiver may be on this node: by what this node's workers use, if it is not.
+-spec post(pid(), term()) -> ok.
+post(Pid, Message) when node(Pid) =:= node() ->
+    Pid ! Message,
+    ok;
+post(Pid, Message) ->
+    send(current(), Pid, Message).
 
 -spec send(via(), pid(), term()) -> ok.
 send(dist, Pid, Message) ->

@@ -24,13 +24,16 @@ tally(Pids) ->
 
 %% Each answers the caller {Tag, self(), Answer}.
 -spec echo(pid(), term(), object()) -> ok.
-echo(Vnode, Tag, Object) -> gen_server:cast(Vnode, {echo, self(), Tag, Object}).
+echo(Vnode, Tag, Object) -> cast(Vnode, {echo, self(), Tag, Object}).
 
 -spec put(pid(), term(), {Key :: term(), object()}) -> ok.
-put(Vnode, Tag, {Key, Object}) -> gen_server:cast(Vnode, {put, self(), Tag, Key, Object}).
+put(Vnode, Tag, {Key, Object}) -> cast(Vnode, {put, self(), Tag, Key, Object}).
 
 -spec get(pid(), term(), Key :: term()) -> ok.
-get(Vnode, Tag, Key) -> gen_server:cast(Vnode, {get, self(), Tag, Key}).
+get(Vnode, Tag, Key) -> cast(Vnode, {get, self(), Tag, Key}).
+
+%% As gen_server:cast/2 does, but by whatever carries messages here.
+cast(Vnode, Request) -> pt_bench_via:post(Vnode, {'$gen_cast', Request}).
 
 -spec init(map()) -> {ok, map()}.
 init(#{part := Part, owner := Owner}) ->
@@ -47,16 +50,16 @@ handle_call(tally, _From, #{handled := Handled, corrupt := Corrupt} = State) ->
 -spec handle_cast(term(), map()) -> {noreply, map()}.
 handle_cast({echo, From, Tag, Object}, State) ->
     State1 = handled(check(Object, State)),
-    From ! {Tag, self(), Object},
+    pt_bench_via:post(From, {Tag, self(), Object}),
     {noreply, State1};
 handle_cast({put, From, Tag, Key, Object}, State) ->
     #{store := Store} = State1 = handled(check(Object, State)),
-    From ! {Tag, self(), ok},
+    pt_bench_via:post(From, {Tag, self(), ok}),
     %% Writes of one key come from different coordinators, so in any order.
     {noreply, State1#{store := maps:update_with(Key, fun(Old) -> newer(Old, Object) end, Object, Store)}};
 handle_cast({get, From, Tag, Key}, #{store := Store} = State) ->
     State1 = handled(State),
-    From ! {Tag, self(), maps:get(Key, Store, notfound)},
+    pt_bench_via:post(From, {Tag, self(), maps:get(Key, Store, notfound)}),
     {noreply, State1}.
 
 -spec handle_info(term(), map()) -> {noreply, map()} | {stop, normal, map()}.

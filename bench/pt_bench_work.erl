@@ -150,7 +150,7 @@ run(#{parts := Parts, ms := Ms, warm_ms := WarmMs} = Cell, Node, OsPids0) ->
 
 %% A rival with an interface of its own carries messages, but not what the VM itself sends.
 applies(Parts) ->
-    Own = [K || #{kind := K} <- Parts, lists:member(K, [call, tick, vnode, kvs, grow])],
+    Own = [K || #{kind := K} <- Parts, lists:member(K, [call, tick, grow])],
     case pt_bench_via:current() of
         dist -> ok;
         Via when Own =/= [] -> throw({not_applicable, lists:flatten(io_lib:format(
