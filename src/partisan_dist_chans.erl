@@ -248,6 +248,8 @@ look(_Name, _No, _Chan, _Context, S) ->
 %% An older peer does not know `renew`, but that a channel is retired.
 renew(Name, #{renew := false, closing := false} = Chan, #{role := connector} = Context, S) ->
     drain(Name, Chan, Context, S);
+renew(Name, #{renew := false} = Chan, #{role := connector}, #{chans := Chans} = S) ->
+    S#{chans := Chans#{Name := Chan#{renew := true}}}; % should the peer want to keep it
 renew(_Name, _Chan, #{role := connector}, S) ->
     S; % being done
 renew(Name, #{peer := Peer}, #{role := acceptor}, S) ->
@@ -337,9 +339,11 @@ close(Name, #{no := No, sockets := Sockets, closing := Waiting},
 keep(Name, #{no := No, closing := Waiting, renew := Renew} = Chan, #{port := Port, role := Role} = Context,
      #{chans := Chans} = S) ->
     _ = partisan_drv:channel_stop(Port, No, false),
-    Kept = case {Renew, Role} of
-               {draining, connector} -> look_soon(Name, Role, Chan#{closing := false, renew := true});
-               _ -> look_later(Name, Role, Chan#{closing := false, renew := false})
+    Again = Renew =/= false andalso Role =:= connector,
+    Open = Chan#{closing := false, renew := Again},
+    Kept = case Again of
+               true -> look_soon(Name, Role, Open);
+               false -> look_later(Name, Role, Open)
            end,
     again_for(Waiting, Context, S#{chans := Chans#{Name := Kept}}).
 

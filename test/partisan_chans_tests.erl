@@ -50,6 +50,17 @@ conf() ->
     {ok, #{?CHANNEL := Conf}} = partisan_channel_conf:check(#{?CHANNEL => #{}}),
     Conf.
 
+%% Its options change while it is being closed for want of use, which the peer then does not agree to.
+renewed_while_closing_test() ->
+    S0 = with_channel(#{closing => []}, partisan_dist_chans:new()),
+    S1 = partisan_dist_chans:handle({renew, ?NAME}, context(connector), S0),
+    S2 = partisan_dist_chans:handle({keep, ?NAME}, context(connector), S1),
+    ?assertMatch(#{chans := #{?NAME := #{closing := false, renew := true, look := Timer}}} when is_reference(Timer), S2),
+    %% and the acceptor, whose options these were, told an older peer too
+    _ = partisan_dist_chans:handle({renew, ?NAME}, context(acceptor), S0#{chans := #{?NAME => chan(#{})}}),
+    ?assertEqual({channel, {retire, ?NAME}}, message()),
+    ?assertEqual({channel, {renew, ?NAME}}, message()).
+
 %% A channel that was taken out of the configuration while somebody waited for it.
 configured_away_test_() ->
     [{timeout, 60, Test}
@@ -78,9 +89,12 @@ configured_away(Says, Args) ->
 %% ------------------------------------------------------------------------------------------------
 
 with_channel(Over, S) ->
+    S#{chans := #{?NAME => chan(Over)}, next := 2}.
+
+chan(Over) ->
     Chan = #{no => 1, lanes => 1, sockets => #{}, open => false, retries => [1000], peer => self(), idle => infinity,
-             quiet => {0, 0}, renew => false, closing => false},
-    S#{chans := #{?NAME => maps:merge(Chan, Over)}, next := 2}.
+             quiet => {0, 0}, look => none, renew => false, closing => false},
+    maps:merge(Chan, Over).
 
 context(Role) ->
     #{node => ?NODE, role => Role, port => undefined, session_id => <<0:128>>, lane_key => <<0:256>>,
