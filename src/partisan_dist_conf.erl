@@ -10,12 +10,12 @@
 -module(partisan_dist_conf).
 
 -export([load/0, get/0, get/1]).
--export([check/3, complete/3, default_max_queue/1]).
+-export([check/3, complete/4, default_max_queue/1]).
 
 -define(CONF, {?MODULE, conf}).
 -define(MB, (1024 * 1024)).
 
--type name() :: lanes | lanes_at_start | backend | max_queue | max_queue_node | max_message |
+-type name() :: lanes | lanes_at_start | loops | backend | max_queue | max_queue_node | max_message |
                 max_half_open | notsent_lowat | user_timeout | congestion | plain_peers |
                 flush_timeout.
 -type conf() :: #{name() => term()}.
@@ -26,6 +26,8 @@ table() ->
     [{lanes, {integer, 1, 16}, 8},
      %% of them, those opened with the connection; the others when bulk needs them
      {lanes_at_start, {integer, 1, 16}, 2},
+     %% threads that send bulk
+     {loops, {integer, 1, 16}, auto},
      {backend, {word, [auto, uring, poll]}, auto},
      %% bytes queued for a peer before senders are suspended
      {max_queue, {integer, 65536, 1 bsl 60}, auto},
@@ -149,15 +151,18 @@ shown(Value) ->
         _ -> io_lib:format("~0tp", [Value])
     end.
 
-%% Replaces `auto` by what suits a machine with Ram bytes and a net_ticktime of TickTime seconds,
-%% and puts the options in force.
--spec complete(conf(), pos_integer(), pos_integer()) -> conf().
-complete(Conf, Ram, TickTime) ->
+%% Replaces `auto` by what suits a machine with Ram bytes, a VM of so many Schedulers and a net_ticktime of
+%% TickTime seconds, and puts the options in force.
+-spec complete(conf(), pos_integer(), pos_integer(), pos_integer()) -> conf().
+complete(Conf, Ram, Schedulers, TickTime) ->
     MaxQueue = case maps:get(max_queue, Conf) of
                    auto -> default_max_queue(Ram);
                    Bytes -> Bytes
                end,
     Auto = #{max_queue => MaxQueue,
+             %% One more thread than cores costs more than it sends (docs/performance.md, on two cores);
+             %% schedulers send bulk, too, the loops what a socket did not take at once.
+             loops => max(1, min(8, Schedulers div 8)),
              %% Four peers that stand still at the default; no less than what one peer may have.
              max_queue_node => max(Ram div 8, MaxQueue),
              %% A message beyond the memory cannot arrive anyway; 4 GB is what one packet of

@@ -205,8 +205,9 @@ maybe_all([First | Rest]) ->
 
 start_loop(Loaded) ->
     Ram = partisan_dist_mem:available(maps:get(ram, partisan_nif:info(), 2 bsl 30)),
-    Conf = partisan_dist_conf:complete(Loaded, Ram, net_ticktime()),
-    Options = maps:with([backend, notsent_lowat, user_timeout, flush_timeout, max_queue_node,
+    Conf = partisan_dist_conf:complete(Loaded, Ram, erlang:system_info(schedulers_online),
+                                       net_ticktime()),
+    Options = maps:with([backend, loops, notsent_lowat, user_timeout, flush_timeout, max_queue_node,
                          congestion], Conf),
     case partisan_nif:start(Options#{ram => Ram}) of
         {ok, Reason} ->

@@ -66,11 +66,21 @@ max_queue_node_test() ->
     MB = 1024 * 1024,
     Complete = fun(Args, Ram) ->
                        {ok, Conf} = check(Args),
-                       value(max_queue_node, {ok, partisan_dist_conf:complete(Conf, Ram, 60)})
+                       value(max_queue_node, {ok, partisan_dist_conf:complete(Conf, Ram, 2, 60)})
                end,
     ?assertEqual(1024 * MB, Complete([], 8192 * MB)),
     ?assertEqual(2000000000, Complete([["max_queue", "2000000000"]], 8192 * MB)),
     ?assertEqual(5000000, Complete([["max_queue_node", "5000000"]], 8192 * MB)).
+
+%% One for every eight schedulers, unless somebody wishes another number.
+loops_test() ->
+    Loops = fun(Args, Schedulers) ->
+                    {ok, Conf} = check(Args),
+                    value(loops, {ok, partisan_dist_conf:complete(Conf, 1 bsl 30, Schedulers, 60)})
+            end,
+    ?assertEqual([1, 1, 2, 8, 8], [Loops([], N) || N <- [1, 15, 16, 64, 256]]),
+    ?assertEqual(3, Loops([["loops", "3"]], 64)),
+    ?assertMatch({error, "partisan: bad option -partisan loops 17 " ++ _}, check([["loops", "17"]])).
 
 max_queue_test() ->
     MB = 1024 * 1024,

@@ -2,6 +2,7 @@
 #include "vm/nif.h"
 
 #include "proto/auth.h"
+#include "vm/loops.h"
 #include "vm/node.h"
 
 #include <errno.h>
@@ -68,6 +69,7 @@ void pt_nif_loop_failed(const char *text)
 static ERL_NIF_TERM start(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
     struct pt_node_opts o = {.backend = PT_BACKEND_AUTO};
+    struct pt_loops_info loops;
     char congestion[32] = "";
     ERL_NIF_TERM v;
     ErlNifUInt64 n;
@@ -75,7 +77,8 @@ static ERL_NIF_TERM start(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
     if (!enif_is_map(env, argv[0]) || !get_backend(env, argv[0], &o.backend) ||
         !get_uint(env, argv[0], "notsent_lowat", &o.notsent_lowat) ||
         !get_uint(env, argv[0], "user_timeout", &o.user_timeout_ms) ||
-        !get_uint(env, argv[0], "flush_timeout", &o.flush_timeout_ms))
+        !get_uint(env, argv[0], "flush_timeout", &o.flush_timeout_ms) ||
+        !get_uint(env, argv[0], "loops", &o.loops))
         return enif_make_badarg(env);
     if (enif_get_map_value(env, argv[0], atom(env, "max_queue_node"), &v)) {
         if (!enif_get_uint64(env, v, &n))
@@ -95,9 +98,8 @@ static ERL_NIF_TERM start(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
     watched = enif_self(env, &watcher) != NULL;
     pthread_mutex_unlock(&watcher_lock);
     int rc = pt_node_start(&o);
-    pthread_mutex_lock(&pt_node.lock);
-    v = string(env, pt_node.backend_reason);
-    pthread_mutex_unlock(&pt_node.lock);
+    pt_loops_info(&loops);
+    v = string(env, loops.reason);
     return enif_make_tuple2(env, atom(env, rc ? "error" : "ok"), v);
 }
 

@@ -1,6 +1,7 @@
 /* Inspection. The node lock keeps a listed peer alive (its stop callback unlinks it first); the
  * session lock makes its numbers consistent. Receive-side numbers are those last published. */
 #include "vm/chan.h"
+#include "vm/loops.h"
 #include "vm/nif.h"
 #include "vm/peer.h"
 
@@ -270,10 +271,45 @@ ERL_NIF_TERM pt_nif_session(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
     return found;
 }
 
+static void put_loop_stats(struct map *m, const char *const key[5], const struct pt_loop_stats *st)
+{
+    put_n(m, key[0], st->submits);
+    put_n(m, key[1], st->sends);
+    put_n(m, key[2], st->bytes);
+    put_n(m, key[3], st->wakes);
+    put_n(m, key[4], st->waits);
+}
+
+/* One map a loop, and all of them together. */
+static void put_loops(struct map *m, const struct pt_loops_info *loops)
+{
+    static const char *const one[] = {"submits", "sends", "bytes", "wakes", "waits"};
+    static const char *const all[] = {"loop_submits", "loop_sends", "loop_bytes", "loop_wakes",
+                                      "loop_waits"};
+    ERL_NIF_TERM each[PT_LOOPS_MAX];
+    struct pt_loop_stats sum = {0};
+
+    for (unsigned i = 0; i < loops->count; i++) {
+        const struct pt_loop_stats *st = &loops->loop[i].stats;
+        struct map l = {.env = m->env};
+        put(&l, "backend", enif_make_atom(m->env, loops->loop[i].backend));
+        put_loop_stats(&l, one, st);
+        each[i] = made(&l);
+        sum.submits += st->submits;
+        sum.sends += st->sends;
+        sum.bytes += st->bytes;
+        sum.wakes += st->wakes;
+        sum.waits += st->waits;
+    }
+    put(m, "loops", enif_make_list_from_array(m->env, each, loops->count));
+    if (loops->count)
+        put_loop_stats(m, all, &sum);
+}
+
 ERL_NIF_TERM pt_nif_info(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
 {
     struct map m = {.env = env};
-    struct pt_loop_stats st = {0};
+    struct pt_loops_info loops;
     unsigned sessions = 0;
     uint64_t queued = 0;
     (void)argc, (void)argv;
@@ -286,23 +322,16 @@ ERL_NIF_TERM pt_nif_info(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
         pthread_mutex_unlock(&p->s.lock);
         sessions++;
     }
-    struct pt_loop *loop = pt_node.loop;
-    put_s(&m, "backend_reason", pt_node.backend_reason);
-    put_n(&m, "backend_failures", pt_node.loop_failures);
     pthread_mutex_unlock(&pt_node.lock);
-    put(&m, "backend", enif_make_atom(env, loop ? pt_loop_backend(loop) : "undefined"));
+    pt_loops_info(&loops);
+    put_s(&m, "backend_reason", loops.reason);
+    put_n(&m, "backend_failures", loops.failures);
+    put(&m, "backend", enif_make_atom(env, loops.count ? loops.loop[0].backend : "undefined"));
     put_n(&m, "sessions", sessions);
     put_n(&m, "sessions_total", atomic_load(&pt_node.sessions_total));
     put_n(&m, "queue_bytes", queued);
     put_n(&m, "queue_max", pt_node.max_queue);
     put_n(&m, "ram", pt_node.ram);
-    if (loop) {
-        pt_loop_stats(loop, &st);
-        put_n(&m, "loop_submits", st.submits);
-        put_n(&m, "loop_sends", st.sends);
-        put_n(&m, "loop_bytes", st.bytes);
-        put_n(&m, "loop_wakes", st.wakes);
-        put_n(&m, "loop_waits", st.waits);
-    }
+    put_loops(&m, &loops);
     return made(&m);
 }

@@ -1,4 +1,4 @@
-/* What there is once a node: options, the loop thread, the list of peers. */
+/* What there is once a node: options, the list of peers. */
 #ifndef PT_VM_NODE_H
 #define PT_VM_NODE_H
 
@@ -10,9 +10,6 @@
 #include <stdatomic.h>
 
 struct pt_node {
-    /* Once started never NULL again; another one after a failure. The old one stays, for who just
-     * took it from here. */
-    _Atomic(struct pt_loop *) loop;
     /* constant after pt_node_start() */
     struct pt_sock_opts sock;
     char congestion[32];
@@ -25,8 +22,6 @@ struct pt_node {
     struct pt_list peers; /* struct pt_peer.node_link */
     bool started;
     int start_result;
-    char backend_reason[512];
-    uint64_t loop_failures, loop_failed_at; /* ns */
     /* any thread */
     atomic_uint_fast64_t sessions_total;
     atomic_int_fast64_t queued_lumps, queuing; /* cap.c: their sum, and streams with any */
@@ -36,6 +31,7 @@ extern struct pt_node pt_node;
 
 struct pt_node_opts {
     enum pt_backend_wish backend;
+    unsigned loops; /* loop threads; 0 is 1 */
     unsigned notsent_lowat, user_timeout_ms, flush_timeout_ms;
     uint64_t max_queue;     /* 0: no limit */
     uint64_t ram;           /* 0: the machine's */
@@ -44,13 +40,8 @@ struct pt_node_opts {
 
 uint64_t pt_now_ns(void); /* monotonic */
 void pt_node_init(void);  /* when the object is loaded; idempotent */
-/* Starts the loop, once a VM: later calls return the first result. 0 or -errno; the words are in
- * pt_node.backend_reason either way. */
+/* Starts the loops, once a VM: later calls return the first result. 0 or -errno; the words are in
+ * pt_loops_info() either way. */
 int pt_node_start(const struct pt_node_opts *opts);
-/* Can the loop send? If it failed, another try to start one, but not right after the last failure.
- * False: the words are in why. Takes the node lock. */
-bool pt_node_loop_works(char *why, size_t why_len);
-/* nif.c: tells the process that called start/1; any thread. */
-void pt_nif_loop_failed(const char *text);
 
 #endif

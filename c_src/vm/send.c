@@ -1,6 +1,7 @@
 /* From a stream's transmit queue to its sockets: filling lanes, sending on a scheduler or on the
  * loop thread. */
 #include "vm/host.h"
+#include "vm/loops.h"
 #include "vm/peer.h"
 
 #include <errno.h>
@@ -291,9 +292,10 @@ static int send_lane(struct pt_stream *s, struct pt_lane *l)
             break;
         }
     }
-    if (hand_over && pt_node.loop && !s->closing) {
+    struct pt_loop *loop = hand_over && !s->closing ? pt_loops_of(s->first_loop + l->no) : NULL;
+    if (loop) {
         l->state = PT_LANE_LOOP;
-        pt_loop_submit(pt_node.loop, &l->tx);
+        pt_loop_submit(loop, &l->tx);
     }
     return rc;
 }

@@ -1,6 +1,7 @@
 #include "vm/stream.h"
 
 #include "vm/host.h"
+#include "vm/loops.h"
 #include "vm/peer.h"
 
 #include <errno.h>
@@ -13,6 +14,7 @@ int pt_stream_init(struct pt_stream *s, struct pt_peer *p)
     if (pt_txq_init(&s->txq, &pt_host_owner_ops))
         return -ENOMEM;
     s->peer = p;
+    s->first_loop = pt_loops_deal();
     s->max_queue = SIZE_MAX;
     s->low_queue = SIZE_MAX;
     pthread_mutex_init(&s->lock, NULL);

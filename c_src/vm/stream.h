@@ -66,6 +66,7 @@ struct pt_stream {
     /* constant once it is used */
     struct pt_peer *peer;
     unsigned lanes_wanted;
+    unsigned first_loop; /* that of lane 0, see pt_loops_of() */
     /* Every lane takes everything. Else lane 0 is for small messages, the next for bulk, and the
      * others help while pt_path_spread(). */
     bool mixed;

@@ -1,6 +1,7 @@
 /* The verbs of the port; docs/architecture.md lists them. Data that does not fit its verb is
  * answered with words, never trusted. */
 #include "vm/chan.h"
+#include "vm/loops.h"
 #include "vm/peer.h"
 
 #include <errno.h>
@@ -68,7 +69,7 @@ static void verb_init(struct pt_peer *p, const uint8_t *b, size_t len, struct an
     char why[200];
     if (p->ready)
         return no(a, "INIT was done already");
-    if (!pt_node_loop_works(why, sizeof why))
+    if (!pt_loops_work(why, sizeof why))
         return no(a, why);
     if (len < INIT_FIXED || b[0] != 1 || len - INIT_FIXED != pt_get16(b + INIT_FIXED - 2) ||
         len - INIT_FIXED > PT_NODE_NAME_MAX || b[1] < 1 || b[1] > PT_LANES_MAX)
@@ -162,7 +163,7 @@ static void verb_test(struct pt_peer *p, const uint8_t *b, size_t len, struct an
             pt_rx_select(p, l, b[0] == RESUME_RECV && pt_rx_may_read(l));
         break;
     case SHUT: shutdown(l->fd, SHUT_RDWR); break;
-    case BREAK_LOOP: pt_loop_break(pt_node.loop, -EBADF); break;
+    case BREAK_LOOP: pt_loop_break(pt_loops_of(s->first_loop + l->no), -EBADF); break;
     default: return no(a, "unknown TEST");
     }
     ok(a, "", 0);

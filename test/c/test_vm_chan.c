@@ -227,7 +227,7 @@ static void init_port(struct fv_port *p, unsigned end, bool names)
 static void open_ends(struct ends *e, struct seen *seen, atomic_bool *stray, bool names)
 {
     struct pt_node_opts opts = {
-        .backend = PT_BACKEND_POLL, .flush_timeout_ms = 1000, .congestion = ""};
+        .backend = PT_BACKEND_POLL, .loops = 2, .flush_timeout_ms = 1000, .congestion = ""};
     memset(e, 0, sizeof *e);
     e->names = names;
     fv_on_send = on_send;

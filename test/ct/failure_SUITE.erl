@@ -7,7 +7,7 @@
 -export([all/0, suite/0]).
 -export([peer_killed/1, kill_in_large_message/1, peer_frozen/1, frozen_peer_under_load/1,
          lane_cut_in_large_message/1, no_descriptors_left/1, port_closed_by_somebody/1,
-         backend_fails/1]).
+         backend_fails/1, several_loops/1]).
 
 -import(pt_failure, [alone/0, pair/0, pair/2, stop/1, on/2, cast/2, watcher/2, seen/2, seen_count/2,
                      downs/2, flood/2, one_end/4, reaches/2, healthy/1, ports/1, sockets/1]).
@@ -16,7 +16,8 @@ suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
     [peer_killed, kill_in_large_message, peer_frozen, frozen_peer_under_load,
-     lane_cut_in_large_message, no_descriptors_left, port_closed_by_somebody, backend_fails].
+     lane_cut_in_large_message, no_descriptors_left, port_closed_by_somebody, backend_fails,
+     several_loops].
 
 %% ---- loss of the peer ----------------------------------------------------------------------
 
@@ -287,6 +288,54 @@ break_again(A, NC, N) when N < 6 ->
         _ -> N
     end.
 
+%% Bulk lanes of several peers are dealt out to the loops; one that fails takes along what it was sending and
+%% nothing else, and another one that fails right after it is replaced as well.
+several_loops(_) ->
+    case pt_peer:carrier() of
+        "partisan" ->
+            #{args := Alone} = alone(),
+            A = pt_peer:start(fl, #{args => Alone ++ ["-partisan", "loops", "16"]}),
+            [B, C] = [pt_peer:start(fl, alone()) || _ <- [1, 2]],
+            [pt_peer:connect(A, P) || P <- [B, C]],
+            several_loops(A, B, C),
+            stop([A, B, C]);
+        Other ->
+            {skip, "no loops with " ++ Other}
+    end.
+
+several_loops(A, B, C) ->
+    #{backend := Backend} = info(A),
+    ?assertEqual(16, length(maps:get(loops, info(A)))),
+    [?assertEqual(ok, bulk(A, P)) || P <- [B, C]],
+    [SinkB, SinkC] = [pt_peer:spawn_collector(P) || P <- [B, C]],
+    W = watcher(B, A),
+    Sends = fun() -> [N || #{sends := N} <- maps:get(loops, info(A))] end,
+    Before = Sends(),
+    [pt_peer:sigstop(P) || P <- [B, C]],
+    [cast(A, fun() -> Sink ! binary:copy(<<1>>, 60000000) end) || Sink <- [SinkB, SinkC]],
+    %% each of the two sends to a peer that takes nothing
+    ?assert(pt_peer:wait(fun() -> length([x || {New, Old} <- lists:zip(Sends(), Before), New > Old]) >= 2 end)),
+    [?assert(pt_peer:wait(fun() -> loop =:= bulk_lane(A, P) end)) || P <- [B, C]],
+    break_loop(A, pt_peer:node(B), 1),
+    ?assert(pt_peer:wait(fun() -> session(A, pt_peer:node(B)) =:= undefined end)),
+    [pt_peer:sigcont(P) || P <- [B, C]],
+    one_end(B, W, A, any),
+    ?assert(pt_peer:wait(fun() -> pt_peer:how_many(C, SinkC) =:= 1 end)),
+    #{loops := Loops} = info(A),
+    ?assertEqual(lists:usort([poll, Backend]), lists:usort([L || #{backend := L} <- Loops])),
+    pt_peer:connect(A, B),
+    break_loop(A, pt_peer:node(C), 1),
+    ?assert(pt_peer:wait(fun() -> maps:get(backend_failures, info(A)) =:= 2 end)),
+    [begin
+         pt_peer:connect(A, P),
+         ?assertEqual(ok, bulk(A, P))
+     end || P <- [B, C]],
+    [healthy(P) || P <- [A, B, C]].
+
+bulk_lane(A, P) ->
+    [State] = [S || #{lane := 1, state := S} <- maps:get(lanes, session(A, pt_peer:node(P)))],
+    State.
+
 %% Large enough for the loop, there and back.
 bulk(A, B) ->
     NB = pt_peer:node(B),
@@ -298,8 +347,10 @@ bulk(A, B) ->
               end
           end).
 
-break_loop(A, Node) ->
-    ok = on(A, fun() -> partisan_drv:test(pt_peer:dist_port(Node), break_loop, 0, 0) end).
+break_loop(A, Node) -> break_loop(A, Node, 0).
+
+break_loop(A, Node, Lane) ->
+    ok = on(A, fun() -> partisan_drv:test(pt_peer:dist_port(Node), break_loop, Lane, 0) end).
 
 info(A) -> pt_peer:call(A, partisan_dist, info, []).
 session(A, Node) -> pt_peer:call(A, partisan_dist, info, [Node]).
