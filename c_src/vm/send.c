@@ -25,16 +25,25 @@ enum {
 /* From one wish for the missing lanes to the next, as long as they do not come and are wanted. */
 static const uint64_t MORE_LANES_NS = 5 * 1000000000ull;
 
+static size_t messages(const struct pt_stream *s) { return s->txq.messages + s->waiting_messages; }
+
+/* More than `limit` bytes are queued, and hardly more than small messages are. */
+static bool small_ones(const struct pt_stream *s, size_t limit)
+{
+    size_t bytes = pt_stream_queued(s);
+    return bytes > limit && !s->mixed && bytes / PT_QUEUE_SMALL_MEAN < messages(s);
+}
+
 bool pt_stream_is_full(const struct pt_stream *s)
 {
-    return pt_stream_queued(s) > s->max_queue ||
-           s->txq.messages + s->waiting_messages > PT_QUEUE_MESSAGES || pt_cap_full(s);
+    return pt_stream_queued(s) > s->max_queue || messages(s) > PT_QUEUE_MESSAGES ||
+           small_ones(s, PT_QUEUE_SMALL) || pt_cap_full(s);
 }
 
 bool pt_stream_is_low(const struct pt_stream *s)
 {
-    return pt_stream_queued(s) <= s->low_queue &&
-           s->txq.messages + s->waiting_messages <= PT_QUEUE_MESSAGES_LOW && pt_cap_low(s);
+    return pt_stream_queued(s) <= s->low_queue && messages(s) <= PT_QUEUE_MESSAGES_LOW &&
+           !small_ones(s, PT_QUEUE_SMALL_LOW) && pt_cap_low(s);
 }
 
 size_t pt_stream_pending(const struct pt_stream *s)

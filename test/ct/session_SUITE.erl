@@ -10,7 +10,8 @@
          edited_hello_is_noticed/1, half_stripped_hello_is_noticed/1, stripped_hello_is_plain/1,
          attach_without_the_key/1, recorded_attach_is_worthless/1, attached_lane_is_not_to_be_had/1,
          simultaneous_connects/1, dynamic_name/1, no_listener/1, bulk_without_lane_1/1,
-         raised_limit_frees_senders/1, limit_of_the_node/1, memory_of_a_peak/1,
+         raised_limit_frees_senders/1, small_messages_fill_a_queue/1, limit_of_the_node/1,
+         memory_of_a_peak/1,
          memory_of_a_channels_peak/1]).
 
 suite() ->
@@ -21,8 +22,8 @@ all() ->
      edited_hello_is_noticed, half_stripped_hello_is_noticed, stripped_hello_is_plain,
      attach_without_the_key, recorded_attach_is_worthless, attached_lane_is_not_to_be_had,
      simultaneous_connects, dynamic_name, no_listener, bulk_without_lane_1,
-     raised_limit_frees_senders, limit_of_the_node, memory_of_a_peak, memory_of_a_channels_peak,
-     lanes_by_need, wish_for_lanes_is_bounded, idle_lanes_cost_little, many_are_inspected].
+     raised_limit_frees_senders, small_messages_fill_a_queue, limit_of_the_node, memory_of_a_peak,
+     memory_of_a_channels_peak, lanes_by_need, wish_for_lanes_is_bounded, idle_lanes_cost_little, many_are_inspected].
 
 %% ------------------------------------------------------------------------------------------------
 
@@ -90,6 +91,28 @@ raise_limit() ->
     Free = Command(),
     true = port_close(Port),
     Sent ++ [Free].
+
+%% A queue of small messages alone is full long before max_queue. With a large one in it, as many more
+%% still find their way: small messages do not wait because large ones do.
+small_messages_fill_a_queue(_Config) ->
+    A = start([]),
+    Limit = 64 bsl 20,
+    {Size, Alone, Beside} = pt_peer:eval(A, fun() -> fill_with_small(Limit) end),
+    ?assert(Alone * Size > Limit div 1000),
+    ?assert(Alone * Size < Limit div 10),
+    ?assert(Beside),
+    stop([A]).
+
+fill_with_small(Limit) ->
+    Size = 1000,
+    [Alone, Beside] = [driver_port(Limit), driver_port(Limit)],
+    Command = fun(Port, Bytes) -> port_command(Port, dist_packet(Bytes), [nosuspend]) end,
+    Taken = length(lists:takewhile(fun(_) -> Command(Alone, Size) end, lists:seq(1, Limit div Size))),
+    true = Command(Beside, Limit div 2),
+    All = lists:all(fun(_) -> Command(Beside, Size) end, lists:seq(1, 2 * Taken)),
+    true = port_close(Alone),
+    true = port_close(Beside),
+    {Size, Taken, All}.
 
 %% All queues together have a limit. Beyond it a peer that has more than its share is busy, one that has
 %% less is not; and when what the others had is gone, it is free again.
