@@ -28,8 +28,8 @@ enum {
      * and costs the cache: one grown to 100 MB is read from memory when it is sent. */
     PT_QUEUE_MESSAGES = 8192,
     PT_QUEUE_MESSAGES_LOW = 7168,
-    /* Bytes in the distribution's own queue before it is full, if its messages have less than that on
-     * average: again as many as the VM takes behind them. 8192 messages of 1 KB are 15 MB of memory with
+    /* Bytes in the distribution's own queue before it is full, if its messages have less than .._MEAN on
+     * average: as many as the VM takes behind them by default. 8192 messages of 1 KB are 15 MB of memory with
      * all that is kept of them, and nothing of it is in the cache when it is sent. A large message raises
      * the average: small ones beside it are let in as far as the other limits go. */
     PT_QUEUE_SMALL = 1024 * 1024,
