@@ -21,17 +21,19 @@
 %%     `heal_interval`): without that the halves of a cut network never meet again, since each
 %%     half has filled its views with its own. Rumours do not bring a lost node back, only a
 %%     sign from itself.
+%%   - More names than the passive view has are remembered, for when all in that are dead, too:
+%%     partisan_hyparview_remembered.
 %%   - Nodes whose views are full with each other notice that they are cut off from the rest, and
 %%     meet it: see partisan_hyparview_group.
 %%
 %% X-BOT, which moves links to nearer nodes, is in partisan_hyparview_xbot.
 %%
 %% Cost a node: active_max_size links, a shuffle of 8 names each `shuffle_interval`, passive_max_size
-%% names in memory; none of it grows with the cluster.
+%% and remembered_max_size names in memory; none of it grows with the cluster.
 %%
 %% Made of: this module, which says what happens at each event and message; partisan_hyparview_view, the
 %% state and what is done to it; partisan_hyparview_repair, whom to ask for a place;
-%% partisan_hyparview_walk, what goes from node to node; partisan_hyparview_xbot; _group; _message; _opts.
+%% partisan_hyparview_walk, what goes from node to node; partisan_hyparview_xbot; _group; _remembered; _message; _opts.
 -module(partisan_hyparview).
 -behaviour(partisan_overlay).
 
@@ -43,7 +45,7 @@
 
 -import(partisan_hyparview_view,
         [activate/3, active/1, active_specs/1, after_ms/3, cancel/2, close/3, done/1, drain/4, emit/2,
-         first_tick/3, get_link/2, has_place/2, members/1, notify/2, put_link/3, send/3, spread/3,
+         first_tick/3, get_link/2, has_place/2, lives/2, members/1, notify/2, put_link/3, send/3, spread/3,
          state_of/2, take_link/2, tick/3, to_passive/2]).
 -import(partisan_hyparview_repair,
         [fill/1, fill_if_few/1, forget/2, heal/1, latest/1, lose/3, meet/1, rejoin/1, request/4,
@@ -63,13 +65,16 @@
 init(#{name := Name} = Self, Config, Now, Rand) ->
     Opt = partisan_overlay_opts:check(partisan_hyparview_opts:options(), Config),
     Group = partisan_hyparview_group:new(Name, maps:get(heal_interval, Opt), Now),
-    S0 = #hpv{self = Self, name = Name, opt = Opt, rand = Rand, now = Now, group = Group},
+    S0 = #hpv{self = Self, name = Name, opt = Opt, rand = Rand, now = Now, group = Group,
+              remembered = no_names(Opt)},
     %% The first round is anywhere in the interval: nodes that start together must not tick so.
     S = lists:foldl(fun({T, Key}, Acc) -> first_tick(T, Key, Acc) end, S0,
                     [{shuffle, shuffle_interval}, {promote, random_promotion_interval},
                      {heal, heal_interval}]
                     ++ [{xbot, xbot_interval} || maps:get(xbot_enabled, Opt)]),
     done(members(S)).
+
+no_names(Opt) -> partisan_hyparview_remembered:new(maps:get(remembered_max_size, Opt)).
 
 -spec handle(partisan_overlay:event(), partisan_overlay:now_ms(), state()) ->
           {state(), [partisan_overlay:effect()]}.
@@ -82,6 +87,7 @@ info(#hpv{self = Self, passive = Passive, lost = Lost, phase = Phase} = S) ->
       neighbours => active(S),
       passive => [Spec || {_, Spec} <- Passive],
       lost => [N || {N, _} <- Lost],
+      remembered => partisan_hyparview_remembered:names(S#hpv.remembered),
       links => [{N, L#link.state} || {N, L} <- S#hpv.links],
       phase => Phase}.
 
@@ -93,6 +99,7 @@ event({join, #{name := Name} = Spec}, S0) ->
     Others = [C || #{name := N} = C <- S0#hpv.contacts, N =/= Name],
     S = S0#hpv{phase = member, joining = orddict:store(Name, Spec, S0#hpv.joining),
                told = lists:delete(Name, S0#hpv.told),
+               remembered = partisan_hyparview_remembered:add(Spec, S0#hpv.remembered),
                contacts = lists:sublist([Spec | Others], ?CONTACTS)},
     request(Spec, join, user, S);
 event({leave, Name}, #hpv{name = Name} = S) ->
@@ -134,8 +141,12 @@ down(Name, Reason, S0) ->
             fill(lose(Name, Spec, freed(Name, members(notify({neighbour_down, Name, Reason}, S)))));
         {#link{state = requested, priority = join}, S} ->
             fill(unanswered(Name, Reason, cancel({request, Name}, S)));
-        {#link{state = requested, spec = Spec} = L, S} ->
-            fill(keep(L, lose(Name, Spec, cancel({request, Name}, S))));
+        {#link{state = requested, spec = Spec, priority = Priority} = L, S1} ->
+            S = fill(keep(L, lose(Name, Spec, cancel({request, Name}, S1)))),
+            case Priority of
+                apart -> meet(S);
+                _ -> S
+            end;
         {#link{}, S} ->                          %% draining or closing: this is its end
             fill_if_few(left_when_alone(cancel({drain, Name}, S)));
         none ->
@@ -222,8 +233,7 @@ msg({refuse, Why}, From, requested, S0) ->
     #link{spec = Spec} = L = get_link(From, S0),
     S1 = keep(L, close(From, L, cancel({request, From}, S0))),
     S = case Why of
-            full -> to_passive(Spec, S1#hpv{refused = [From | S1#hpv.refused],
-                                            lost = orddict:erase(From, S1#hpv.lost)});
+            full -> to_passive(Spec, lives(From, S1#hpv{refused = [From | S1#hpv.refused]}));
             _ -> forget(From, S1)
         end,
     case L#link.priority of
@@ -317,8 +327,8 @@ leave(S0) ->
                         (_, Acc) ->
                              Acc
                      end, S0, S0#hpv.links),
-    left_when_alone(S1#hpv{phase = leaving, passive = [], lost = [], joining = [],
-                              contacts = []}).
+    left_when_alone(S1#hpv{phase = leaving, passive = [], lost = [], joining = [], contacts = [],
+                           remembered = no_names(S1#hpv.opt)}).
 
 left_when_alone(#hpv{phase = leaving, links = []} = S) ->
     notify(left, S#hpv{phase = left});

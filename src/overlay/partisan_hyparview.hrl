@@ -20,6 +20,7 @@
               joining = [] :: view(),            %% asked for by the user, not yet accepted
               told = [] :: [node()],             %% of these it was said that they do not answer
               contacts = [] :: [spec()],         %% asked for by the user, newest first
+              remembered :: partisan_hyparview_remembered:remembered(),
               refused = [] :: [node()],          %% said no since the last promotion tick
               shuffled = [] :: [node()],         %% what the last shuffle offered: first to go
               reserved = [] :: [term()],

@@ -11,6 +11,8 @@ options() ->
       %% With fewer, a refused request is followed by another at once, not at the next promotion tick.
       active_min_size => {integer, 0, 1000, 3},
       passive_max_size => {integer, 0, 10000, 30},
+      %% Names beyond the passive view, for when nobody in that answers.
+      remembered_max_size => {integer, 0, 10000, 200},
       %% Hops of a forward join; where on its way it enters passive views.
       active_rwl => {integer, 0, 100, 6},
       passive_rwl => {integer, 0, 100, 3},

@@ -9,7 +9,7 @@
 
 -import(partisan_hyparview_view,
         [active/1, after_ms/3, emit/2, get_link/2, pick/2, put_link/3, send/3, some/3, spread/3,
-         taken/1]).
+         remember/2, taken/1]).
 
 %% --- joining ----------------------------------------------------------------------------------------
 
@@ -58,29 +58,37 @@ unanswered(Name, Reason, #hpv{told = Told} = S) ->
 
 %% --- failure and repair -----------------------------------------------------------------------------
 
-%% It is remembered, and dialled now and then.
+%% It is dialled now and then; each time in vain makes it no younger. Those beyond the passive view have
+%% their own times for that.
 -spec lose(node(), spec(), hpv()) -> hpv().
-lose(Name, Spec, #hpv{lost = Lost0, opt = #{passive_max_size := Max}} = S) ->
-    Lost1 = orddict:store(Name, {Spec, S#hpv.now}, Lost0),
-    Lost = case length(Lost1) > Max of
-               true ->
-                   {_, Oldest} = lists:min([{At, N} || {N, {_, At}} <- Lost1]),
-                   orddict:erase(Oldest, Lost1);
-               false ->
-                   Lost1
+lose(Name, Spec, #hpv{lost = Lost0, opt = #{passive_max_size := Max}} = S0) ->
+    Lost = case partisan_hyparview_remembered:is_tried(Name, S0#hpv.remembered) of
+               true -> Lost0;
+               false -> orddict:update(Name, fun({_, Since}) -> {Spec, Since} end,
+                                       {Spec, S0#hpv.now}, Lost0)
            end,
-    S#hpv{lost = Lost, passive = orddict:erase(Name, S#hpv.passive)}.
+    S = S0#hpv{lost = Lost, passive = orddict:erase(Name, S0#hpv.passive)},
+    case length(Lost) > Max of
+        true ->
+            {_, Oldest} = lists:min([{At, N} || {N, {_, At}} <- Lost]),
+            {OldSpec, _} = orddict:fetch(Oldest, Lost),
+            remember(OldSpec, S#hpv{lost = orddict:erase(Oldest, Lost)});
+        false ->
+            S
+    end.
 
 %% It has left.
 -spec forget(node(), hpv()) -> hpv().
 forget(Name, S) ->
     S#hpv{passive = orddict:erase(Name, S#hpv.passive), lost = orddict:erase(Name, S#hpv.lost),
           joining = orddict:erase(Name, S#hpv.joining),
+          remembered = partisan_hyparview_remembered:forget(Name, S#hpv.remembered),
           contacts = [C || #{name := N} = C <- S#hpv.contacts, N =/= Name]}.
 
 -spec heal(hpv()) -> hpv().
 heal(#hpv{now = Now, opt = #{heal_ttl := Ttl}} = S) ->
-    Young = S#hpv{lost = [E || {_, {_, At}} = E <- S#hpv.lost, Now - At < Ttl]},
+    {Lost, Old} = lists:partition(fun({_, {_, At}}) -> Now - At < Ttl end, S#hpv.lost),
+    Young = lists:foldl(fun({_, {Spec, _}}, Acc) -> remember(Spec, Acc) end, S#hpv{lost = Lost}, Old),
     case S#hpv.phase of
         member -> meet(word(ask_one(high, lost_specs(Young), Young)));
         _ -> Young
@@ -95,15 +103,16 @@ word(S) ->
 -spec latest(hpv()) -> {first, node(), integer()}.
 latest(#hpv{group = Group}) -> partisan_hyparview_group:latest(Group).
 
-%% Asks somebody known by name whether it is of this group; its refusal brings on the next.
+%% Asks somebody known by name whether it is of this group; its refusal, or none, brings on the next.
 -spec meet(hpv()) -> hpv().
-meet(#hpv{passive = Passive} = S0) ->
-    Names = [N || {N, _} <- Passive, get_link(N, S0) =:= none],
-    {Name, Group} = partisan_hyparview_group:next(Names, S0#hpv.now, S0#hpv.group),
+meet(S0) ->
+    Passive = strangers(S0#hpv.passive, S0),
+    Known = Passive ++ [E || {N, _} = E <- due(S0), not orddict:is_key(N, Passive)],
+    {Name, Group} = partisan_hyparview_group:next([N || {N, _} <- Known], S0#hpv.now, S0#hpv.group),
     S = S0#hpv{group = Group},
     case Name of
         none -> S;
-        _ -> request(orddict:fetch(Name, Passive), apart, again, S)
+        _ -> ask(proplists:get_value(Name, Known), apart, S)
     end.
 
 ask_one(Priority, Specs, S0) ->
@@ -118,17 +127,34 @@ lost_specs(#hpv{lost = Lost} = S) ->
 %% Free places in the active view are offered to passive nodes, high in priority if it is empty.
 -spec fill(hpv()) -> hpv().
 fill(#hpv{phase = member} = S0) ->
-    Wanted = maps:get(active_max_size, S0#hpv.opt) - taken(S0),
-    Free = [Spec || {N, Spec} <- S0#hpv.passive, get_link(N, S0) =:= none,
-                    not lists:member(N, S0#hpv.refused)],
-    {Chosen, S} = some(max(0, Wanted), Free, S0),
+    Wanted = max(0, maps:get(active_max_size, S0#hpv.opt) - taken(S0)),
+    Free = case strangers(S0#hpv.passive, S0) of
+               [] when Wanted > 0 -> due(S0);
+               Passive -> [E || {N, _} = E <- Passive, not lists:member(N, S0#hpv.refused)]
+           end,
+    {Chosen, S} = some(Wanted, Free, S0),
     Priority = case active(S) of
                    [] -> high;
                    _ -> low
                end,
-    lists:foldl(fun(Spec, Acc) -> request(Spec, Priority, again, Acc) end, S, Chosen);
+    lists:foldl(fun({_, Spec}, Acc) -> ask(Spec, Priority, Acc) end, S, Chosen);
 fill(S) ->
     S.
+
+%% Those beyond the passive view that may be asked now.
+due(#hpv{remembered = Remembered, now = Now} = S) ->
+    strangers(partisan_hyparview_remembered:due(Now, Remembered), S).
+
+strangers(Known, S) ->
+    [E || {N, _} = E <- Known, get_link(N, S) =:= none].
+
+%% If it is one of those, it is not asked again soon.
+ask(#{name := Name} = Spec, Priority, #hpv{remembered = Remembered} = S) ->
+    Contact = lists:any(fun(#{name := N}) -> N =:= Name end, S#hpv.contacts),
+    First = maps:get(heal_interval, S#hpv.opt),
+    request(Spec, Priority, again,
+            S#hpv{remembered = partisan_hyparview_remembered:tried(Name, First, Contact, S#hpv.now,
+                                                                   Remembered)}).
 
 %% Where all are full, asking round costs a dial each: who has enough waits for the next tick.
 -spec fill_if_few(hpv()) -> hpv().

@@ -1,7 +1,7 @@
 %% The state of partisan_hyparview: views, links and effects, and what every part of it does to them.
 -module(partisan_hyparview_view).
 
--export([activate/3, to_passive/2, has_place/2, is_reserved/2, active/1, active_specs/1, taken/1,
+-export([activate/3, to_passive/2, lives/2, remember/2, has_place/2, is_reserved/2, active/1, active_specs/1, taken/1,
          get_link/2, put_link/3, take_link/2, state_of/2, drain/4, close/3, emit/2, send/3,
          spread/3, notify/2, members/1, after_ms/3, cancel/2, done/1, first_tick/3, tick/3, pick/2,
          some/3]).
@@ -13,8 +13,7 @@
 %% Into the active view, with somebody put out if it is full. Its own word brought it here.
 -spec activate(node(), spec(), hpv()) -> hpv().
 activate(Name, Spec, #hpv{opt = #{active_max_size := Max}} = S0) ->
-    S1 = S0#hpv{passive = orddict:erase(Name, S0#hpv.passive),
-                lost = orddict:erase(Name, S0#hpv.lost)},
+    S1 = lives(Name, S0#hpv{passive = orddict:erase(Name, S0#hpv.passive)}),
     case get_link(Name, S1) of
         #link{state = active} = L ->
             put_link(Name, L#link{spec = Spec}, S1);
@@ -58,11 +57,24 @@ to_passive(#{name := Name} = Spec, #hpv{passive = Passive, opt = #{passive_max_s
 drop_passive(#hpv{passive = Passive, shuffled = Shuffled} = S) ->
     case [N || N <- Shuffled, orddict:is_key(N, Passive)] of
         [N | Rest] ->
-            S#hpv{passive = orddict:erase(N, Passive), shuffled = Rest};
+            drop_passive(N, S#hpv{shuffled = Rest});
         [] ->
             {{value, {N, _}}, S1} = pick(Passive, S),
-            S1#hpv{passive = orddict:erase(N, Passive), shuffled = []}
+            drop_passive(N, S1#hpv{shuffled = []})
     end.
+
+drop_passive(Name, #hpv{passive = Passive} = S) ->
+    remember(orddict:fetch(Name, Passive), S#hpv{passive = orddict:erase(Name, Passive)}).
+
+%% A sign of life from itself.
+-spec lives(node(), hpv()) -> hpv().
+lives(Name, #hpv{lost = Lost, remembered = R} = S) ->
+    S#hpv{lost = orddict:erase(Name, Lost), remembered = partisan_hyparview_remembered:forget(Name, R)}.
+
+%% For when the passive view is exhausted.
+-spec remember(spec(), hpv()) -> hpv().
+remember(Spec, #hpv{remembered = R} = S) ->
+    S#hpv{remembered = partisan_hyparview_remembered:add(Spec, R)}.
 
 %% Is there a place for a node that asks with priority low?
 -spec has_place(spec(), hpv()) -> boolean().

@@ -6,7 +6,7 @@
 -include("partisan_hyparview.hrl").
 
 -import(partisan_hyparview_view,
-        [active/1, active_specs/1, pick/2, send/3, some/3, to_passive/2]).
+        [active/1, active_specs/1, lives/2, pick/2, send/3, some/3, to_passive/2]).
 -import(partisan_hyparview_repair,
         [request/4]).
 
@@ -15,7 +15,7 @@
 forward_join(#{name := Name}, _, _, #hpv{name = Name} = S) ->
     S;
 forward_join(#{name := Name} = Spec, Ttl, From, S0) ->
-    S1 = S0#hpv{lost = orddict:erase(Name, S0#hpv.lost)},
+    S1 = lives(Name, S0),
     S2 = case Ttl =:= maps:get(passive_rwl, S1#hpv.opt) of
              true -> to_passive(Spec, S1);
              false -> S1
@@ -54,11 +54,12 @@ shuffled(Specs, Ttl, Path, From, S0) ->
                                   S#hpv{shuffled = [N || #{name := N} <- Reply]}))
     end.
 
-%% Rumours bring no lost node back.
+%% Rumours bring no lost node back, nor one that did not answer lately.
 -spec integrate([spec()], hpv()) -> hpv().
 integrate(Specs, S) ->
     lists:foldl(fun(#{name := N} = Spec, Acc) ->
-                        case orddict:is_key(N, Acc#hpv.lost) of
+                        case orddict:is_key(N, Acc#hpv.lost)
+                            orelse partisan_hyparview_remembered:waits(N, Acc#hpv.now, Acc#hpv.remembered) of
                             true -> Acc;
                             false -> to_passive(Spec, Acc)
                         end

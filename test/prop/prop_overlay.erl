@@ -5,7 +5,7 @@
 
 -export([prop_views/0, prop_join/0, prop_full_groups_meet/0,
          prop_isolated_halves_meet_again/0,
-         prop_left_nodes_stay_away/0, prop_xbot/0, prop_broadcast/0, prop_patience/0,
+         prop_left_nodes_stay_away/0, prop_nobody_is_given_up/0, prop_forgotten_halves_meet_again/0, prop_xbot/0, prop_broadcast/0, prop_patience/0,
          prop_gone_neighbours/0, prop_latecomers/0, prop_broadcast_with_exchange/0, prop_routes/0, prop_words/0,
          prop_links/0, prop_alternatives/0, prop_same_seed_same_run/0]).
 
@@ -146,6 +146,43 @@ prop_isolated_halves_meet_again() ->
                              {together, pt_sim_graph:connected(Graph)},
                              {symmetric, symmetric(Sim)}])
             end).
+
+%% Cut for so long that lost nodes are no longer counted as such, with no rumours to bring them back.
+prop_forgotten_halves_meet_again() ->
+    ?FORALL({Seed, N}, {seed(), choose(6, 24)},
+            begin
+                Sim0 = grown(N, sim(Seed, #{shuffle_interval => 1 bsl 30, heal_interval => 5000,
+                                            heal_ttl => 20000})),
+                {Half, Others} = lists:split(N div 2, names(1, N)),
+                Sim1 = pt_sim:run(120000, pt_sim:cut([Half, Others], Sim0)),
+                Apart = pt_sim_graph:views(Sim1),
+                Sim = quiet(pt_sim:mend(Sim1)),
+                conjunction([{apart, not pt_sim_graph:connected(Apart)},
+                             {together, pt_sim_graph:connected(pt_sim_graph:views(Sim))}])
+            end).
+
+%% Most die at once, and those of the passive views with them: who lives and knows somebody who does, by
+%% whatever way, is not alone.
+prop_nobody_is_given_up() ->
+    ?FORALL({Seed, N, Percent}, {seed(), choose(20, 40), choose(50, 90)},
+            begin
+                Sim0 = pt_sim:run(60000, grown(N, sim(Seed, #{active_max_size => 3, active_min_size => 1,
+                                                              passive_max_size => 3,
+                                                              remembered_max_size => 20}))),
+                {Dead, Sim1} = pt_sim:sample(N * Percent div 100, pt_sim:alive(Sim0), Sim0),
+                Sim = pt_sim:run(60000, pt_sim:kill(Dead, Sim1)),
+                Alone = [{A, Knows} || {A, []} <- maps:to_list(pt_sim_graph:views(Sim)),
+                                       Knows <- [[K || K <- known(A, Sim), pt_sim:is_alive(K, Sim)]]],
+                Largest = lists:max([length(maps:get(remembered, pt_sim:overlay(A, Sim)))
+                                     || A <- pt_sim:alive(Sim)]),
+                ?WHENFAIL(io:format("alone, knowing: ~p~n", [Alone]),
+                          conjunction([{nobody, [] =:= [A || {A, Knows} <- Alone, Knows =/= []]},
+                                       {bounded, Largest =< 25}]))
+            end).
+
+known(Name, Sim) ->
+    #{passive := Passive, lost := Lost, remembered := Remembered} = pt_sim:overlay(Name, Sim),
+    [N || #{name := N} <- Passive] ++ Lost ++ Remembered.
 
 %% A node that left is in nobody's active view again, whatever old rumours say, and the others stay
 %% together.
