@@ -3,16 +3,26 @@
 -include_lib("eunit/include/eunit.hrl").
 
 topology() ->
-    #{node => 'a@h', manager => m, members => ['a@h', 'b"@h', 'c@h'],
-      links => [{'a@h', 'b"@h'}, {'a@h', 'c@h'}, {'b"@h', 'c@h'}],
-      eager => ['b"@h'], lazy => ['c@h'], channels => #{}, silent => []}.
+    #{node => 'a@h', manager => m, members => ['a@h', 'b"@h', 'c@h', 'd@h'],
+      links => [{'a@h', 'b"@h'}, {'a@h', 'c@h'}, {'b"@h', 'c@h'}, {'b"@h', 'd@h'}, {'c@h', 'd@h'}],
+      eager => ['b"@h'], lazy => ['c@h'], channels => #{}, silent => ['c@h'],
+      seen => #{'a@h' => #{eager => ['b"@h'], lazy => ['c@h'],
+                           links => #{'b"@h' => #{lanes => 4, bytes_out => 1000.0, bytes_in => 234.4},
+                                      'c@h' => #{lanes => 2}}},
+                'd@h' => #{eager => ['b"@h'], lazy => [],
+                           links => #{'b"@h' => #{lanes => 3, bytes_out => 2.0e6, bytes_in => 0.0},
+                                      'c@h' => #{lanes => 0, bytes_out => 0.0, bytes_in => 0.0}}}}}.
 
 dot_test() ->
     Dot = unicode:characters_to_list(iolist_to_binary(partisan_view:dot(topology()))),
-    Has = fun(Text) -> string:find(Dot, Text) =/= nomatch end,
-    ?assert(Has("\"a@h\" -- \"b\\\"@h\" [penwidth=2.5];")),
-    ?assert(Has("\"a@h\" -- \"c@h\" [style=dashed];")),
-    ?assert(Has("\"b\\\"@h\" -- \"c@h\";")).
+    Has = fun(Text) -> ?assertNotEqual(nomatch, string:find(Dot, Text)) end,
+    Has("\"a@h\" -- \"b\\\"@h\" [penwidth=2.5, label=\"4 lanes\\n1.2 kB/s\"];"),
+    Has("\"a@h\" -- \"c@h\" [style=dashed, label=\"2 lanes\"];"),
+    Has("\"b\\\"@h\" -- \"c@h\";"),
+    %% What another node says of its links.
+    Has("\"b\\\"@h\" -- \"d@h\" [penwidth=2.5, label=\"3 lanes\\n2.0 MB/s\"];"),
+    Has("\"c@h\" -- \"d@h\";"),
+    Has("\"c@h\" [style=dotted];").
 
 %% With programs of the test's own in the place of Graphviz's.
 svg_test_() ->

@@ -193,6 +193,7 @@ soak: all net ## the same for hours: SOAK_SECONDS in all; SOAK_SEEDS='7 8' for c
 	@$(MAKE) -s prop PROPER_SEED=new PROPER_N=1500
 	@test/run/soak $(SOAK_SECONDS) $(SOAK_SEEDS)
 	@$(MAKE) -s check-heal
+	@SWITCH=all $(MAKE) -s ct-poll SUITE=manager_SUITE CASE=switch
 	@$(MAKE) -s many MANY='256 hyparview kill=30 ads'
 	@$(MAKE) -s many MANY='512 hyparview kill=30 ads'
 check-delivery: all ## the benchmark's cells, judged by delivery alone

@@ -15,7 +15,7 @@
 %% Partisan's own
 -export([forward_message/2, forward_message/3, forward_message/4]).
 -export([cast_message/2, cast_message/3, cast_message/4]).
--export([broadcast/2, join/1, leave/0, topology/0]).
+-export([broadcast/2, join/1, leave/0, topology/0, topology/1]).
 -export([overlay/0, set_overlay/1]).
 -export([node_spec/0, node_spec/1, node_spec/2, is_connected/1, is_connected/2,
          is_fully_connected/1, kill_connections/1, channel_opts/1, default_channel/0]).
@@ -214,6 +214,11 @@ broadcast(Msg, Mod) -> partisan_plumtree_broadcast:broadcast(Msg, Mod).
 %% Who has links with whom; a picture of it is partisan_view:svg/1.
 -spec topology() -> {ok, partisan_topology:t()} | {error, notalive}.
 topology() -> partisan_topology:read().
+
+%% The same with options: `all` asks every member, so that a picture shows lanes and traffic of all links
+%% and the whole broadcast tree.
+-spec topology(partisan_topology:options()) -> {ok, partisan_topology:t()} | {error, notalive}.
+topology(Options) -> partisan_topology:read(Options).
 
 %% ------------------------------------------------------------------------------------------------
 %% Monitors: native references, see partisan_monitor

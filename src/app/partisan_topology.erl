@@ -1,10 +1,12 @@
 %% Who has links with whom, as far as this node knows: from the link-state map where the overlay has
-%% one, else by asking the members it can reach.
+%% one, else by asking the members it can reach. With option `all` every member is asked for its part
+%% of the broadcast tree, its lanes and their traffic, by messages that go over relays where there is no
+%% link: looking at an overlay does not connect it.
 -module(partisan_topology).
 
--export([read/0, read/1]).
+-export([read/0, read/1, own/2]).
 
--export_type([t/0]).
+-export_type([t/0, options/0, seen/0, use/0]).
 
 -type t() :: #{node := node(),
                manager := module(),
@@ -16,25 +18,39 @@
                lazy := [node()],
                %% Lanes and counters of the channels to each neighbour, as partisan_channel has them.
                channels := #{node() => map()},
+               %% What this node, with `all` every node that answered, says of its own links.
+               seen := #{node() => seen()},
                %% Nodes that were asked and did not answer.
                silent := [node()]}.
 
--define(ASK_MS, 2000).
+%% timeout: how long others may take to answer, ms (2000). all: ask every member (false).
+%% rate_ms: how long traffic is counted for the rates (100); 0 for none.
+-type options() :: #{timeout => non_neg_integer(), all => boolean(), rate_ms => non_neg_integer()}.
+
+%% Its links in the tree whose root is the node that asks, and how its neighbours are used.
+-type seen() :: #{eager := [node()], lazy := [node()], links := #{node() => use()}}.
+
+%% TCP connections, those of channels and relays among them; bytes a second on them, none with rate_ms 0.
+-type use() :: #{lanes := non_neg_integer(), bytes_out => float(), bytes_in => float()}.
 
 -spec read() -> {ok, t()} | {error, notalive}.
 read() ->
-    read(?ASK_MS).
+    read(#{}).
 
-%% Timeout: how long others may take to answer.
--spec read(non_neg_integer()) -> {ok, t()} | {error, notalive}.
-read(Timeout) ->
+-spec read(options()) -> {ok, t()} | {error, notalive}.
+read(Options) ->
+    #{timeout := Timeout, all := All, rate_ms := RateMs} =
+        maps:merge(#{timeout => 2000, all => false, rate_ms => 100}, Options),
     case partisan_overlay_shell:manager() of
         {ok, Manager} ->
             Info = #{neighbours := Near} = partisan_overlay_shell:info(),
             {Members, Views, Silent} = views(Info, Timeout),
-            {Eager, Lazy} = tree(),
+            Asked = [N || All, N <- Members, N =/= node(), not lists:member(N, Silent)],
+            {Seen0, Silent1} = ask(Asked, RateMs, Timeout),
+            Own = #{eager := Eager, lazy := Lazy} = own(node(), RateMs),
             {ok, #{node => node(), manager => Manager, members => Members,
-                   links => links(Views), eager => Eager, lazy => Lazy, silent => Silent,
+                   links => links(Views), eager => Eager, lazy => Lazy,
+                   seen => Seen0#{node() => Own}, silent => lists:usort(Silent ++ Silent1),
                    channels => maps:from_list([{N, partisan_channel:info(N)} || N <- Near])}};
         {error, notalive} = Error ->
             Error
@@ -54,7 +70,58 @@ links(Views) ->
     lists:usort([{min(A, B), max(A, B)} || {A, Near} <- maps:to_list(Views), B <- Near,
                                            lists:member(A, maps:get(B, Views, [A]))]).
 
-tree() ->
-    try partisan_plumtree_broadcast:get_peers(node())
-    catch exit:_ -> {[], []}
+%% --- how links are used -----------------------------------------------------------------------------
+
+%% What this node says of its links; in the broadcast tree of Root. Asked by others.
+-spec own(Root :: node(), RateMs :: non_neg_integer()) -> seen().
+own(Root, RateMs) ->
+    {Eager, Lazy} = try partisan_plumtree_broadcast:get_peers(Root)
+                    catch exit:_ -> {[], []}
+                    end,
+    Near = try maps:get(neighbours, partisan_overlay_shell:info())
+           catch exit:_ -> []
+           end,
+    #{eager => Eager, lazy => Lazy, links => uses(Near, RateMs)}.
+
+uses(Near, RateMs) ->
+    Before = [{N, counted(N), erlang:monotonic_time()} || N <- Near],
+    _ = RateMs > 0 andalso timer:sleep(RateMs),
+    maps:from_list([{N, use(Then, counted(N), erlang:monotonic_time() - Since, RateMs)}
+                    || {N, Then, Since} <- Before]).
+
+use(_, {Lanes, _, _, _}, _, 0) ->
+    #{lanes => Lanes};
+use({_, Out0, In0, Session}, {Lanes, Out, In, Session}, Time, _) ->
+    Seconds = erlang:convert_time_unit(Time, native, microsecond) / 1.0e6,
+    %% A lane that was closed meanwhile takes its count along.
+    #{lanes => Lanes, bytes_out => max(0, Out - Out0) / Seconds, bytes_in => max(0, In - In0) / Seconds};
+use(_, {Lanes, _, _, _}, _, _) ->                %% another session: it counts from the start
+    #{lanes => Lanes}.
+
+counted(Node) ->
+    try partisan_nif:session(Node) of
+        #{lanes := Lanes, channels := Channels, session_id := Session} ->
+            All = Lanes ++ lists:append([L || #{lanes := L} <- Channels]),
+            {length(All), lists:sum([N || #{bytes_out := N} <- All]),
+             lists:sum([N || #{bytes_in := N} <- All]), Session};
+        undefined ->                             %% linked by another carrier
+            {0, 0, 0, none}
+    catch
+        error:_ -> {0, 0, 0, none}
     end.
+
+%% All at once: the time is that of the slowest.
+ask(Nodes, RateMs, Timeout) ->
+    Opts = #{timeout => Timeout + RateMs},
+    Asking = [{N, spawn_monitor(fun() ->
+                                        exit({said, partisan_rpc:call(N, ?MODULE, own, [node(), RateMs],
+                                                                      Opts)})
+                                end)} || N <- Nodes],
+    lists:foldl(fun({N, {_, Ref}}, {Seen, Silent}) ->
+                        receive
+                            {'DOWN', Ref, process, _, {said, #{eager := _, lazy := _, links := _} = Own}} ->
+                                {Seen#{N => Own}, Silent};
+                            {'DOWN', Ref, process, _, _} ->
+                                {Seen, [N | Silent]}
+                        end
+                end, {#{}, []}, Asking).

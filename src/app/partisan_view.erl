@@ -3,15 +3,17 @@
 
 -export([dot/1, svg/1]).
 
-%% This node is filled; its eager links are bold, its lazy ones dashed.
+%% This node is filled. Links of its broadcast tree are bold, links that its messages do not take dashed, and
+%% those that nobody spoke of plain. Beside a link: its lanes, and the traffic both ways.
 -spec dot(partisan_topology:t()) -> iolist().
-dot(#{node := Own, members := Members, links := Links, eager := Eager, lazy := Lazy,
-      silent := Silent}) ->
+dot(#{node := Own, members := Members, links := Links, silent := Silent} = Topology) ->
+    Seen = maps:get(seen, Topology, #{}),
     ["graph partisan {\n"
      "  layout=", layout(Members), "; overlap=false; splines=true;\n"
-     "  node [shape=box, style=rounded, fontname=\"sans-serif\", fontsize=10];\n",
+     "  node [shape=box, style=rounded, fontname=\"sans-serif\", fontsize=10];\n"
+     "  edge [fontname=\"sans-serif\", fontsize=8];\n",
      [["  ", quoted(N), node_style(N, Own, Silent), ";\n"] || N <- Members],
-     [["  ", quoted(A), " -- ", quoted(B), link_style(A, B, Own, Eager, Lazy), ";\n"]
+     [["  ", quoted(A), " -- ", quoted(B), attributes(tree_style(A, B, Seen) ++ label(A, B, Seen)), ";\n"]
       || {A, B} <- Links],
      "}\n"].
 
@@ -27,18 +29,38 @@ node_style(N, _, Silent) ->
         false -> ""
     end.
 
-link_style(A, B, Own, Eager, Lazy) when A =:= Own; B =:= Own ->
-    Other = case A of
-                Own -> B;
-                _ -> A
-            end,
-    case {lists:member(Other, Eager), lists:member(Other, Lazy)} of
-        {true, _} -> " [penwidth=2.5]";
-        {false, true} -> " [style=dashed]";
-        {false, false} -> ""
-    end;
-link_style(_, _, _, _, _) ->
-    "".
+attributes([]) -> "";
+attributes(List) -> [" [", lists:join(", ", List), "]"].
+
+%% A tree's link is eager on both sides; while the tree changes one may say so and the other not yet.
+tree_style(A, B, Seen) ->
+    Says = fun(Which) ->
+                   lists:any(fun({X, Y}) ->
+                                     lists:member(Y, maps:get(Which, maps:get(X, Seen, #{}), []))
+                             end, [{A, B}, {B, A}])
+           end,
+    case {Says(lazy), Says(eager)} of
+        {true, _} -> ["style=dashed"];
+        {false, true} -> ["penwidth=2.5"];
+        {false, false} -> []
+    end.
+
+%% One end is enough: what it sends the other one receives.
+label(A, B, Seen) ->
+    Uses = [Use || {X, Y} <- [{A, B}, {B, A}],
+                   Use <- [maps:get(Y, maps:get(links, maps:get(X, Seen, #{}), #{}), none)], is_map(Use)],
+    case Uses of
+        [#{lanes := Lanes, bytes_out := Out, bytes_in := In} | _] when Lanes > 0 ->
+            [io_lib:format("label=\"~b lanes\\n~ts\"", [Lanes, rate(Out + In)])];
+        [#{lanes := Lanes} | _] when Lanes > 0 ->
+            [io_lib:format("label=\"~b lanes\"", [Lanes])];
+        _ ->
+            []
+    end.
+
+rate(Bytes) when Bytes < 1000 -> io_lib:format("~b B/s", [round(Bytes)]);
+rate(Bytes) when Bytes < 1.0e6 -> io_lib:format("~.1f kB/s", [Bytes / 1000]);
+rate(Bytes) -> io_lib:format("~.1f MB/s", [Bytes / 1.0e6]).
 
 quoted(Node) ->
     Text = atom_to_binary(Node),

@@ -305,9 +305,10 @@ environment_selects(_Config) ->
 
 %% Each overlay is left for another one, under acknowledged traffic both ways between a server and a
 %% client: each message arrives once, in order, at the latest when its nodes have a way again. A move
-%% takes five seconds, and what was lost is sent again after 30 s at the latest.
+%% takes five seconds, and what was lost is sent again after 30 s at the latest. With SWITCH=all in the
+%% environment (make soak) from each overlay to each other one, else once round.
 switch(_Config) ->
-    ct:timetrap({minutes, 5}),
+    ct:timetrap({minutes, 15}),
     Tags = [[{tag, server}], [{tag, server}] | [[{tag, client}] || _ <- lists:seq(1, 4)]],
     Env = [{retransmit_interval, 200},
            %% All join one node at the same time, and with room for three neighbours that makes two
@@ -328,13 +329,18 @@ switch(_Config) ->
               Before = pt_flow:received(Flow),
               ?assert(pt_peer:wait(fun() -> pt_flow:received(Flow) > Before + 50 end, 60000, 50))
           end || Flow <- Flows]
-     end || Manager <- [?HYPARVIEW, ?STAR, ?STATIC, pt_ring, ?FULL]],
+     end || Manager <- moves(os:getenv("SWITCH"), [?FULL, ?HYPARVIEW, ?STAR, ?STATIC, pt_ring])],
     [begin
          Sent = pt_flow:stop(Flow),
          ?assert(pt_peer:wait(fun() -> pt_flow:received(Flow) >= Sent end, 60000, 50)),
          ?assertEqual(lists:seq(1, Sent), pt_flow:all(Flow))
      end || Flow <- Flows],
     pt_cluster:stop(Nodes).
+
+moves("all", [_]) -> [];
+moves("all", [One, Next | _] = [_ | Others]) ->
+    lists:append([[Other, One] || Other <- Others]) ++ [Next | moves("all", Others)];
+moves(_, [First | Others]) -> Others ++ [First].
 
 %% What a node is asked in a move goes over a connection that is just being closed: as in a partial view,
 %% which puts neighbours out all the time.

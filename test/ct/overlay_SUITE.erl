@@ -188,8 +188,31 @@ topology(Config) ->
               pt_cluster:neighbours(A) =:= lists:sort(Eager ++ Lazy)
                   andalso pt_cluster:neighbours(A) =:= lists:sort(maps:keys(Channels))
           end),
+    %% Lanes and traffic of all links and the whole tree, asked for without a connection to anybody.
+    All = fun() ->
+                  ok = pt_peer:call(A, pt_heard, send, [{topology, erlang:unique_integer()}, x]),
+                  {ok, T} = pt_peer:call(A, partisan, topology, [#{all => true, rate_ms => 50}]),
+                  T
+          end,
+    ?wait(begin
+              #{seen := Seen, silent := Silent, links := Drawing} = All(),
+              Tree = [{N, E} || {N, #{eager := E}} <- maps:to_list(Seen)],
+              Silent =:= [] andalso lists:sort(maps:keys(Seen)) =:= Names
+                  andalso pt_views:connected(maps:from_list(Tree))
+                  andalso length(lists:append([E || {_, E} <- Tree])) =:= 2 * (length(Names) - 1)
+                  andalso lists:all(fun({X, Y}) -> is_used(X, Y, Seen) andalso is_used(Y, X, Seen) end, Drawing)
+          end),
+    ?wait(pt_cluster:neighbours(A) =:= lists:sort(pt_peer:call(A, erlang, nodes, [connected]))),
     Dot = iolist_to_binary(partisan_view:dot(Drawn())),
     [?assertNotEqual(nomatch, binary:match(Dot, atom_to_binary(Name))) || Name <- Names].
+
+is_used(X, Y, Seen) ->
+    case Seen of
+        #{X := #{links := #{Y := #{lanes := Lanes, bytes_out := Out, bytes_in := In}}}} ->
+            Lanes >= 2 andalso Out >= 0.0 andalso In >= 0.0;
+        _ ->
+            false
+    end.
 
 %% Acknowledged messages between two nodes that are no neighbours. The relays that they go by are
 %% killed, one after the other; links are closed under them. All arrive once and in order.
