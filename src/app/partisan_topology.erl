@@ -4,7 +4,7 @@
 %% link: looking at an overlay does not connect it.
 -module(partisan_topology).
 
--export([read/0, read/1, own/2]).
+-export([read/0, read/1, tell/4, collect/3]).
 
 -export_type([t/0, options/0, seen/0, use/0]).
 
@@ -72,7 +72,7 @@ links(Views) ->
 
 %% --- how links are used -----------------------------------------------------------------------------
 
-%% What this node says of its links; in the broadcast tree of Root. Asked by others.
+%% What this node says of its links; in the broadcast tree of Root.
 -spec own(Root :: node(), RateMs :: non_neg_integer()) -> seen().
 own(Root, RateMs) ->
     {Eager, Lazy} = try partisan_plumtree_broadcast:get_peers(Root)
@@ -110,18 +110,36 @@ counted(Node) ->
         error:_ -> {0, 0, 0, none}
     end.
 
-%% All at once: the time is that of the slowest.
+%% All at once: the time is that of the slowest. Both ways by forward_message: an rpc's monitor would need a
+%% connection to each of them. In a process of its own, for answers that are late.
+ask([], _, _) ->
+    {#{}, []};
 ask(Nodes, RateMs, Timeout) ->
-    Opts = #{timeout => Timeout + RateMs},
-    Asking = [{N, spawn_monitor(fun() ->
-                                        exit({said, partisan_rpc:call(N, ?MODULE, own, [node(), RateMs],
-                                                                      Opts)})
-                                end)} || N <- Nodes],
-    lists:foldl(fun({N, {_, Ref}}, {Seen, Silent}) ->
-                        receive
-                            {'DOWN', Ref, process, _, {said, #{eager := _, lazy := _, links := _} = Own}} ->
-                                {Seen#{N => Own}, Silent};
-                            {'DOWN', Ref, process, _, _} ->
-                                {Seen, [N | Silent]}
-                        end
-                end, {#{}, []}, Asking).
+    {_, Ref} = spawn_monitor(?MODULE, collect, [Nodes, RateMs, Timeout + RateMs]),
+    receive
+        {'DOWN', Ref, process, _, {said, Seen}} -> {Seen, Nodes -- maps:keys(Seen)};
+        {'DOWN', Ref, process, _, _} -> {#{}, Nodes}
+    end.
+
+-spec collect([node()], non_neg_integer(), non_neg_integer()) -> no_return().
+collect(Nodes, RateMs, Timeout) ->
+    Tag = make_ref(),
+    Until = erlang:monotonic_time(millisecond) + Timeout,
+    _ = [partisan_send:forward(N, partisan_rpc_backend, {call, Tag, ?MODULE, tell, [node(), self(), Tag, RateMs]},
+                               #{nosuspend => true}) || N <- Nodes],
+    exit({said, heard(Tag, length(Nodes), Until, #{})}).
+
+heard(_, 0, _, Seen) ->
+    Seen;
+heard(Tag, Left, Until, Seen) ->
+    receive
+        {Tag, Node, #{eager := _, lazy := _, links := _} = Own} ->
+            heard(Tag, Left - 1, Until, Seen#{Node => Own})
+    after max(0, Until - erlang:monotonic_time(millisecond)) ->
+            Seen
+    end.
+
+%% The answer to somebody who asks; by a message too, as the asker need be no neighbour.
+-spec tell(node(), pid(), reference(), non_neg_integer()) -> ok | {error, term()}.
+tell(Asker, Pid, Tag, RateMs) ->
+    partisan_send:forward(Asker, Pid, {Tag, node(), own(Asker, RateMs)}, #{}).

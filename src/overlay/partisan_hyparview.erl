@@ -44,7 +44,7 @@
 -include("partisan_hyparview.hrl").
 
 -import(partisan_hyparview_view,
-        [activate/3, active/1, active_specs/1, after_ms/3, cancel/2, close/3, done/1, drain/4, emit/2,
+        [activate/3, active/1, active_specs/1, after_ms/3, cancel/2, close/3, done/1, drain/4, early_tick/3, emit/2,
          first_tick/3, get_link/2, has_place/2, lives/2, members/1, notify/2, put_link/3, send/3, spread/3,
          state_of/2, take_link/2, tick/3, to_passive/2]).
 -import(partisan_hyparview_repair,
@@ -101,7 +101,7 @@ event({join, #{name := Name} = Spec}, S0) ->
                told = lists:delete(Name, S0#hpv.told),
                remembered = partisan_hyparview_remembered:add(Spec, S0#hpv.remembered),
                contacts = lists:sublist([Spec | Others], ?CONTACTS)},
-    request(Spec, join, user, S);
+    request(Spec, join, user, newcomer(S));
 event({leave, Name}, #hpv{name = Name} = S) ->
     leave(S);
 event({leave, Name}, S) ->
@@ -134,6 +134,13 @@ event({msg, From, Msg}, #hpv{phase = Phase} = S) ->
 event(_, S) ->
     S.
 
+newcomer(#hpv{now = Now} = S) ->
+    case active(S) of
+        [] -> early_tick(promote, random_promotion_interval,
+                         early_tick(shuffle, shuffle_interval, S#hpv{joined = Now}));
+        _ -> S
+    end.
+
 %% The link is gone, or there never was one.
 down(Name, Reason, S0) ->
     case take_link(Name, S0) of
@@ -154,9 +161,9 @@ down(Name, Reason, S0) ->
     end.
 
 timer(shuffle, S) ->
-    shuffle(tick(shuffle, shuffle_interval, S));
+    shuffle(early_tick(shuffle, shuffle_interval, S));
 timer(promote, S0) ->
-    S = tick(promote, random_promotion_interval, S0#hpv{refused = []}),
+    S = early_tick(promote, random_promotion_interval, S0#hpv{refused = []}),
     case maps:get(random_promotion, S#hpv.opt) of
         true -> fill(rejoin(S));
         false -> rejoin(S)

@@ -30,6 +30,7 @@
                                | {candidate, spec()}             %% i: being measured
                                | {asked, D :: node(), I :: node(), spec()}   %% c
                                | {asked_for, C :: node(), O :: spec(), I :: node()},   %% d
+              joined = none :: none | partisan_overlay:now_ms(),   %% by the user, when it was alone
               now = 0 :: partisan_overlay:now_ms(),
               out = [] :: [partisan_overlay:effect()]}).
 

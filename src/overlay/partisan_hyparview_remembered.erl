@@ -44,9 +44,8 @@ add(#{name := Name} = Spec, #remembered{nodes = Nodes, age = Age} = R) ->
 shrink(#remembered{max = Max, nodes = Nodes} = R) when map_size(Nodes) =< Max + Max div 4 ->
     R;
 shrink(#remembered{max = Max, nodes = Nodes} = R) ->
-    Newest = lists:sublist(lists:reverse(lists:keysort(2, [{N, E#entry.age} || {N, E} <- maps:to_list(Nodes)])),
-                           Max),
-    R#remembered{nodes = maps:with([N || {N, _} <- Newest], Nodes)}.
+    Oldest = lists:sort([{Age, N} || {N, #entry{age = Age}} <- maps:to_list(Nodes)]),
+    R#remembered{nodes = maps:without([N || {_, N} <- lists:sublist(Oldest, map_size(Nodes) - Max)], Nodes)}.
 
 -spec forget(node(), remembered()) -> remembered().
 forget(Name, #remembered{nodes = Nodes} = R) ->

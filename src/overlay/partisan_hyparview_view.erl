@@ -3,7 +3,7 @@
 
 -export([activate/3, to_passive/2, lives/2, remember/2, has_place/2, is_reserved/2, active/1, active_specs/1, taken/1,
          get_link/2, put_link/3, take_link/2, state_of/2, drain/4, close/3, emit/2, send/3,
-         spread/3, notify/2, members/1, after_ms/3, cancel/2, done/1, first_tick/3, tick/3, pick/2,
+         spread/3, notify/2, members/1, after_ms/3, cancel/2, done/1, first_tick/3, tick/3, early_tick/3, pick/2,
          some/3]).
 
 -include("partisan_hyparview.hrl").
@@ -185,6 +185,19 @@ first_tick(Name, Key, #hpv{opt = Opt, rand = Rand0} = S) ->
 tick(Name, Key, #hpv{opt = Opt, rand = Rand0} = S) ->
     {Ms, Rand} = partisan_sample:jitter(maps:get(Key, Opt), Rand0),
     after_ms(Name, Ms, S#hpv{rand = Rand}).
+
+%% As tick/3, but sooner while the node is new: when many join at the same moment, nobody knows names to
+%% fill its view with. The time since the join is waited once more, so that is four rounds more in all.
+-spec early_tick(Name :: atom(), Key :: atom(), hpv()) -> hpv().
+early_tick(Name, Key, #hpv{opt = Opt, joined = Joined, now = Now, rand = Rand0} = S) ->
+    Usual = maps:get(Key, Opt),
+    case Joined =/= none andalso max(Usual div 16, Now - Joined) of
+        Ms when is_integer(Ms), Ms < Usual ->
+            {K, Rand} = rand:uniform_s(Ms + 1, Rand0),
+            after_ms(Name, Ms div 2 + K, S#hpv{rand = Rand});
+        _ ->
+            tick(Name, Key, S)
+    end.
 
 %% --- chance -----------------------------------------------------------------------------------------
 

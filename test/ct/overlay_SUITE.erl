@@ -194,17 +194,20 @@ topology(Config) ->
                   {ok, T} = pt_peer:call(A, partisan, topology, [#{all => true, rate_ms => 50}]),
                   T
           end,
-    ?wait(begin
-              #{seen := Seen, silent := Silent, links := Drawing} = All(),
-              Tree = [{N, E} || {N, #{eager := E}} <- maps:to_list(Seen)],
-              Silent =:= [] andalso lists:sort(maps:keys(Seen)) =:= Names
-                  andalso pt_views:connected(maps:from_list(Tree))
-                  andalso length(lists:append([E || {_, E} <- Tree])) =:= 2 * (length(Names) - 1)
-                  andalso lists:all(fun({X, Y}) -> is_used(X, Y, Seen) andalso is_used(Y, X, Seen) end, Drawing)
-          end),
+    pt_peer:wait(fun() -> [] =:= wrong(Names, All()) end, 60000, 200) orelse error({wrong, wrong(Names, All())}),
     ?wait(pt_cluster:neighbours(A) =:= lists:sort(pt_peer:call(A, erlang, nodes, [connected]))),
     Dot = iolist_to_binary(partisan_view:dot(Drawn())),
     [?assertNotEqual(nomatch, binary:match(Dot, atom_to_binary(Name))) || Name <- Names].
+
+%% What is not as it should be: everybody answers, the eager links are a tree, and each end knows of lanes.
+wrong(Names, #{seen := Seen, silent := Silent, links := Links}) ->
+    Tree = maps:map(fun(_, #{eager := Eager}) -> Eager end, Seen),
+    [{silent, Silent} || Silent =/= []]
+        ++ [{answered, maps:keys(Seen)} || lists:sort(maps:keys(Seen)) =/= Names]
+        ++ [{no_tree, Tree} || not pt_views:connected(Tree)
+                                   orelse length(lists:append(maps:values(Tree))) =/= 2 * (length(Names) - 1)]
+        ++ [{no_lanes, X, Y, maps:get(X, Seen, none)} || {A, B} <- Links, {X, Y} <- [{A, B}, {B, A}],
+                                                         not is_used(X, Y, Seen)].
 
 is_used(X, Y, Seen) ->
     case Seen of
