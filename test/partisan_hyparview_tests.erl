@@ -43,6 +43,27 @@ demotion_drains_test() ->
     {_, E6} = event({timer, {drain, a}}, S3),
     ?assert(lists:member({disconnect, a}, E6)).
 
+%% Whoever joins alone shuffles and asks for places soon, then after as long again as it has been in, until
+%% that is the usual time.
+newcomer_is_quick_test() ->
+    {S1, E1} = event({join, spec(a, #{})}, new(2)),
+    ?assert(timer(shuffle, E1) =< 10000 div 16 * 3 div 2),
+    ?assert(timer(promote, E1) =< 5000 div 16 * 3 div 2),
+    {S2, E2} = partisan_hyparview:handle({timer, shuffle}, 4000, S1),
+    ?assert(timer(shuffle, E2) >= 2000 andalso timer(shuffle, E2) =< 6000),
+    {S3, E3} = partisan_hyparview:handle({timer, shuffle}, 20000, S2),
+    ?assert(timer(shuffle, E3) >= 9000),
+    %% One that has neighbours does not begin again.
+    {S4, _} = asked(b, #{}, low, S3),
+    {_, E5} = event({join, spec(c, #{})}, S4),
+    ?assertEqual(none, timer(shuffle, E5)).
+
+timer(Name, Effects) ->
+    case [Ms || {timer, N, Ms} <- Effects, N =:= Name] of
+        [Ms] -> Ms;
+        [] -> none
+    end.
+
 %% --- parts ------------------------------------------------------------------------------------------
 
 new(Max) ->
