@@ -42,7 +42,7 @@ table() ->
      {congestion, name, ""},
      {plain_peers, {word, [allow, refuse]}, allow},
      %% ms that halt and init:stop may wait for queued data to leave
-     {flush_timeout, {integer, 0, 600000}, 5000}].
+     {flush_timeout, {integer, 1, 600000}, 5000}].
 
 %% Reads and checks all options, without what depends on the machine.
 -spec load() -> {ok, conf()} | {error, string()}.

@@ -34,11 +34,12 @@ start_link(Options) ->
     Pid = spawn_link(?MODULE, init, [self(), Options]),
     receive {Pid, ready} -> Pid end. % if it dies instead, so do we
 
-%% The driver's port is there.
+%% The driver's port is there. Returns when the session's process hears of its end: of a connection that
+%% ends at once the log would else not know why.
 -spec port(pid(), port()) -> ok.
 port(Pid, Port) ->
-    Pid ! {port, Port},
-    ok.
+    Pid ! {port, self(), Port},
+    receive {Pid, ready} -> ok end.
 
 %% The connection is up: lanes may attach.
 -spec up(pid()) -> ok.
@@ -80,9 +81,10 @@ loop(#{owner := Owner, registry := Registry} = State) ->
             ?MODULE:loop(State);
         {failed, Lane, Why} ->
             ?MODULE:loop(State#{trouble := io_lib:format("lane ~b: ~ts", [Lane, Why])});
-        {port, Port} ->
+        {port, From, Port} ->
             _ = partisan_drv:notify(Port),
             _ = erlang:monitor(port, Port),
+            From ! {self(), ready},
             ?MODULE:loop(State#{port := Port});
         {channel, Event} ->
             ?MODULE:loop(channel_event(Event, State));

@@ -219,6 +219,8 @@ static void on_lane(struct pt_peer *p, struct pt_lane *l)
         send_now(p);          /* an acknowledgement may have released the last message */
     } else if (complete && (!rc || rc == -ENODATA || rc == -ECONNRESET)) {
         pt_peer_fail(p, 0, "closed by the peer");
+    } else if (!rc && p->s.rx.end.seen && !p->ending) {
+        pt_peer_end(p, NULL, 0, "closed by the peer");
     } else if (rc && !p->ending && pt_chan_may_end(l)) {
         l->ended = true;
         pt_rx_select(p, l, false);

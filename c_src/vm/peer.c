@@ -15,6 +15,12 @@
  * sending could keep up a connection in which nothing is sent to it. */
 static const uint64_t END_GRACE_NS = 1000 * 1000000ull;
 
+/* All of them together are so many times flush_timeout, 5 minutes by default: else a peer that sends a
+ * byte now and then would keep a connection in which nothing is sent to it. What is under way after
+ * END lies in its sockets' buffers, some MB; a path that needs longer for it is slower than 1 Mbit/s.
+ * They are counted and not the time, since a VM that was stopped meanwhile has them still to come. */
+static const uint64_t END_TIMES = 60;
+
 struct pt_peer *pt_peer_new(ErlDrvPort port)
 {
     struct pt_peer *p = pt_zalloc(sizeof *p);
@@ -177,18 +183,27 @@ static bool something_unread(struct pt_peer *p)
     return false;
 }
 
+static bool grace_again(struct pt_peer *p)
+{
+    uint64_t most = END_TIMES * pt_node.flush_timeout_ms * 1000000ull;
+    return ++p->end_graces * END_GRACE_NS < most;
+}
+
 void pt_peer_end_check(struct pt_peer *p)
 {
     bool more;
     uint64_t reads = reads_made(p, &more);
     uint64_t now = pt_now_ns();
-    if (more && now >= p->end_by && p->s.rx.end.seen &&
-        (reads != p->end_reads || something_unread(p))) {
-        p->end_by = now + END_GRACE_NS;
-        p->end_reads = reads;
+    const char *text = p->end_text;
+    if (more && now >= p->end_by && p->s.rx.end.seen) {
+        text = "the peer closed the connection, and what it had sent before did not come in time";
+        if ((reads != p->end_reads || something_unread(p)) && grace_again(p)) {
+            p->end_by = now + END_GRACE_NS;
+            p->end_reads = reads;
+        }
     }
     if (!more || now >= p->end_by) {
-        pt_peer_fail(p, 0, p->end_text);
+        pt_peer_fail(p, 0, text);
     } else if (!p->flush_timer) {
         driver_set_timer(p->port, (unsigned long)((p->end_by - now) / 1000000 + 1));
     }

@@ -29,9 +29,10 @@ struct pt_peer {
     /* port lock */
     struct pt_hmap joins; /* SeqId -> struct pt_join */
     bool started, busy, flush_timer, flushing, failed;
-    bool ending;        /* a lane ended or failed: the others are read to their ends */
-    uint64_t end_by;    /* ns: but not longer than this, .. */
-    uint64_t end_reads; /* .. if no more reads than these were made in END_GRACE_NS */
+    bool ending;         /* the peer said END, a lane ended or failed: the others are read to their ends */
+    uint64_t end_by;     /* ns: but not longer than this, .. */
+    uint64_t end_reads;  /* .. if no more reads than these were made in END_GRACE_NS, .. */
+    uint64_t end_graces; /* .. or so many of those have passed */
     char end_text[160];
     ErlDrvTermData notify;
     bool has_notify;
@@ -74,7 +75,7 @@ struct pt_stream *pt_peer_stream(struct pt_peer *p, struct pt_stream *s);
 void pt_peer_fail(struct pt_peer *p, int err, const char *what);
 /* The same, but first what the peer sent on its other lanes is read: a peer that closes has closed
  * all of them, and they end one after the other. l: the lane that ended, or NULL if one failed in
- * sending. The port may be gone on return. */
+ * sending, or if the peer said END. The port may be gone on return. */
 void pt_peer_end(struct pt_peer *p, struct pt_lane *l, int err, const char *what);
 /* Has the peer said that it ends the connection, and has all come that it sent before? */
 bool pt_peer_complete(struct pt_peer *p);

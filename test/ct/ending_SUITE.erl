@@ -6,14 +6,14 @@
 
 -export([all/0, suite/0]).
 -export([halt_flushes/1, stop_flushes/1, halt_flushes_under_load/1, halt_with_dead_peer/1,
-         stop_with_dead_peer/1, busy_port/1, no_connect/1]).
+         stop_with_dead_peer/1, rest_that_drips/1, busy_port/1, no_connect/1]).
 
--import(pt_pair, [cast/2, do/2, nodes_of/2, on/2, pair/0, pair/2, stop/1]).
+-import(pt_pair, [cast/2, do/2, listen_port/1, nodes_of/2, on/2, pair/0, pair/2, stop/1]).
 
 suite() -> [{timetrap, {seconds, 240}}].
 
 all() -> [halt_flushes, stop_flushes, halt_flushes_under_load, halt_with_dead_peer,
-          stop_with_dead_peer, busy_port, no_connect].
+          stop_with_dead_peer, rest_that_drips, busy_port, no_connect].
 
 %% ---- ends ----------------------------------------------------------------------------------
 
@@ -144,6 +144,38 @@ ends_with_dead_peer(End) ->
         "inet_tcp" when not Gone -> {comment, "inet_tcp hangs, a known fault of stock OTP 25"};
         _ -> ?assert(Gone), stop([B])
     end.
+
+%% The peer has said that it ends the connection, and what it sent before comes a byte at a time: nobody
+%% waits for that for ever, since nothing can be sent any more. 60 times flush_timeout, 6 s here.
+rest_that_drips(_) ->
+    case pt_peer:carrier() of
+        "partisan" -> drips();
+        Other -> {skip, "no end is said with " ++ Other}
+    end.
+
+drips() ->
+    Lanes = ["-connect_all", "false", "-partisan", "lanes", "2", "lanes_at_start", "2"],
+    {A, B} = nodes_of(#{args => Lanes ++ ["flush_timeout", "100", "-epmd_module", "pt_epmd"]},
+                      #{args => Lanes ++ ["-kernel", "dist_auto_connect", "never"]}),
+    NB = pt_peer:node(B),
+    pt_peer:log_start(A),
+    Switch = atomics:new(1, []),
+    Proxy = pt_proxy:start(listen_port(B), fun(2) -> {drip, Switch, 100}; % lane 1, which takes what is large
+                                              (_) -> pass
+                                           end),
+    [Name, _] = string:split(atom_to_list(NB), "@"),
+    ok = pt_peer:call(A, pt_epmd, detour, [Name, pt_proxy:port(Proxy)]),
+    pt_peer:connect(A, B),
+    ?assert(pt_peer:wait(fun() -> all_lanes(A, B) andalso all_lanes(B, A) end)),
+    C = pt_peer:spawn_collector(A),
+    atomics:put(Switch, 1, 1),
+    cast(B, fun() -> C ! binary:copy(<<1>>, 200000), init:stop() end),
+    Lost = fun() -> [L || {_, L} <- pt_peer:logged(A), string:find(L, "did not come in time") =/= nomatch] end,
+    ?assert(pt_peer:wait(fun() -> Lost() =/= [] end)),
+    ?assert(pt_peer:wait(fun() -> [] =:= pt_peer:call(A, erlang, nodes, [connected]) end)),
+    ?assertEqual([], pt_peer:collected(A, C)),
+    stop([A, B]),
+    pt_proxy:stop(Proxy).
 
 alive(OsPid) ->
     case file:read_file("/proc/" ++ OsPid ++ "/stat") of

@@ -10,7 +10,7 @@
 -export([start/1, start/2, stop/1, kill/1, sigstop/1, sigcont/1]).
 -export([call/4, call/5, node/1, os_pid/1]).
 -export([eval/2, wait/1, wait/2, wait/3]).
--export([connect/2, disconnect/2, connected/2]).
+-export([connect/2, disconnect/2, connected/2, alone/1]).
 -export([spawn_collector/1, collected/2, how_many/2, collector_loop/1]).
 -export([log_start/1, logged/1, log/2, log_loop/1, unexpected_logs/1]).
 -export([is_partisan_port/1, dist_port/1, fds/1]).
@@ -176,6 +176,12 @@ disconnect(A, B) ->
                              not lists:member(node_of(A), call(B, erlang, nodes, [connected]))
                 end),
     ok.
+
+%% net_kernel has no connection, none that it is making or that somebody makes to it, and none that it
+%% has not yet seen the end of. nodes/1 does not tell: a call of connect_node/1 joins an attempt under
+%% way, and shares its fate.
+alone(P) ->
+    call(P, ets, tab2list, [sys_dist]) =:= [].
 
 node_of(#{node := N}) -> N;
 node_of(N) when is_atom(N) -> N.

@@ -6,8 +6,9 @@
 -export([init/3]).
 
 %% What to do with the Nth connection (from 1): close it, pass all on, or show the fun the first so
-%% many packets of the connector's and of the acceptor's side.
--type action() :: refuse | pass |
+%% many packets of the connector's and of the acceptor's side. Or pass all on until the switch is 1, and
+%% from then on what the acceptor's side says a byte every so many ms.
+-type action() :: refuse | pass | {drip, Switch :: atomics:atomics_ref(), Ms :: pos_integer()} |
                   {packets, {non_neg_integer(), non_neg_integer()},
                    fun((connector | acceptor, Nth :: pos_integer(), binary()) -> binary() | close)}.
 -export_type([action/0]).
@@ -86,9 +87,34 @@ half(From, To, Side, What) ->
     spawn_link(fun() ->
                        case What of
                            pass -> stream(From, To);
+                           {drip, _, _} when Side =:= connector -> stream(From, To);
+                           {drip, Switch, Ms} -> drip(From, To, Switch, Ms);
                            {packets, Count, Fun} -> packets(From, To, Side, Count, Fun, 1)
                        end
                end).
+
+%% All is taken at once, so who sends it sees nothing of this.
+drip(From, To, Switch, Ms) ->
+    Dripper = spawn_link(fun() -> dripper(To, Switch, Ms) end),
+    drip_in(From, Dripper).
+
+drip_in(From, Dripper) ->
+    case gen_tcp:recv(From, 0) of
+        {ok, Data} -> Dripper ! {data, Data}, drip_in(From, Dripper);
+        {error, _} -> Dripper ! closed
+    end.
+
+dripper(To, Switch, Ms) ->
+    receive
+        {data, Data} ->
+            case atomics:get(Switch, 1) of
+                0 -> _ = gen_tcp:send(To, Data);
+                1 -> [begin _ = gen_tcp:send(To, [Byte]), receive after Ms -> ok end end || <<Byte>> <= Data]
+            end,
+            dripper(To, Switch, Ms);
+        closed ->
+            gen_tcp:close(To)
+    end.
 
 packets(From, To, Side, Count, _Fun, N) when N > element(1, Count), Side =:= connector;
                                              N > element(2, Count), Side =:= acceptor ->

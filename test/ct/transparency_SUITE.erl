@@ -316,12 +316,10 @@ cookies(_) ->
     [pt_peer:log_start(P) || P <- [A, B]],
     ?assertEqual(false, pt_peer:call(A, net_kernel, connect_node, [NB])),
     ?assertEqual(false, pt_peer:call(B, net_kernel, connect_node, [NA])),
+    %% The side that refuses may still be ending that attempt, and connect_node/1 would join it.
+    [?assert(pt_peer:wait(fun() -> pt_peer:alone(P) end)) || P <- [A, B]],
     true = pt_peer:call(A, erlang, set_cookie, [NB, pt_right]),
-    %% one side may still have been ending its refusal
-    ?assert(pt_peer:wait(fun() ->
-                             true =:= pt_peer:call(A, net_kernel, connect_node, [NB])
-                                 andalso pt_peer:connected(A, B)
-                         end)),
+    pt_peer:connect(A, B),
     pt_peer:disconnect(A, B),
     pt_peer:connect(B, A),
     ?assertEqual(NB, on(A, fun() -> erpc:call(NB, erlang, node, []) end)),
