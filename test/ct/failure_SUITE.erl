@@ -2,12 +2,13 @@
 %% signal after it, a line in the log, nothing leaked, the VM alive.
 -module(failure_SUITE).
 
+-include_lib("common_test/include/ct.hrl").
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, suite/0]).
 -export([peer_killed/1, kill_in_large_message/1, peer_frozen/1, frozen_peer_under_load/1,
-         lane_cut_in_large_message/1, no_descriptors_left/1, port_closed_by_somebody/1,
-         backend_fails/1, several_loops/1]).
+         lane_cut_in_large_message/1, no_descriptors_left/1, socket_calls_fail/1,
+         port_closed_by_somebody/1, backend_fails/1, several_loops/1]).
 
 -import(pt_failure, [alone/0, pair/0, pair/2, stop/1, on/2, cast/2, watcher/2, seen/2, seen_count/2,
                      downs/2, flood/2, one_end/4, reaches/2, healthy/1, ports/1, sockets/1]).
@@ -16,8 +17,8 @@ suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
     [peer_killed, kill_in_large_message, peer_frozen, frozen_peer_under_load,
-     lane_cut_in_large_message, no_descriptors_left, port_closed_by_somebody, backend_fails,
-     several_loops].
+     lane_cut_in_large_message, no_descriptors_left, socket_calls_fail, port_closed_by_somebody,
+     backend_fails, several_loops].
 
 %% ---- loss of the peer ----------------------------------------------------------------------
 
@@ -216,6 +217,51 @@ no_descriptors_left(_) ->
     end,
     healthy(A),
     stop([A, B, C]).
+
+%% The kernel has no memory for a call: that connection ends, as any other does, and is made again; one
+%% that could not be accepted is a moment later.
+socket_calls_fail(Config) ->
+    case pt_peer:carrier() of
+        "partisan" -> calls_fail(Config);
+        Other -> {skip, "the calls are those of the carrier, not of " ++ Other}
+    end.
+
+calls_fail(Config) ->
+    Object = filename:join(?config(priv_dir, Config), "failing.so"),
+    Source = filename:join(?config(data_dir, Config), "failing.c"),
+    ?assertEqual("0\n", os:cmd(lists:join(" ", [os:getenv("CC", "cc"), "-std=gnu17 -Wall -Wextra -Werror -O1 -g",
+                                                "-fPIC -shared -o", Object, Source, "-ldl; echo $?"]))),
+    Plan = filename:join(?config(priv_dir, Config), "plan"),
+    Fail = fun(Call, Errno, Times) ->
+               {ok, F} = file:open(Plan, [read, write, raw]), % never cut short: it is mapped
+               ok = file:pwrite(F, 0, <<Call:32/native, Errno:32/native, Times:32/native>>),
+               ok = file:close(F)
+           end,
+    Fail(0, 0, 0),
+    Times = fun() -> {ok, <<_:64, N:32/native-signed>>} = file:read_file(Plan), N end,
+    #{args := Args} = alone(),
+    A = pt_peer:start(fa, #{args => Args, env => [{"LD_PRELOAD", Object}, {"PT_FAILING", Plan}]}),
+    B = pt_peer:start(fa, alone()),
+    pt_peer:log_start(A),
+    [begin
+         W = watcher(A, B),
+         Back = pt_peer:spawn_collector(B),
+         Before = logged(A, notice, "lost: "),
+         Fail(Call, Errno, 1),
+         on(A, fun() -> spawn(fun() -> [Back ! I || I <- lists:seq(1, 100)] end), ok end),
+         on(B, fun() -> spawn(fun() -> [W ! I || I <- lists:seq(1, 100)] end), ok end),
+         one_end(A, W, B, connection_closed),
+         ?assertEqual(0, Times()),
+         ?assert(pt_peer:wait(fun() -> logged(A, notice, "lost: ") =:= Before + 1 end)),
+         ?assertMatch([_ | _], [T || {notice, T} <- pt_peer:logged(A), string:find(T, Words) =/= nomatch]),
+         ?assert(pt_peer:wait(fun() -> pt_peer:alone(A) andalso pt_peer:alone(B) end))
+     end || {Call, Errno, Words} <- [{1, 105, "o buffer space"}, {1, 12, "emory"}, {2, 12, "emory"}]],
+    Fail(3, 105, 3),
+    pt_peer:connect(B, A),
+    ?assertEqual(0, Times()),
+    ?assert(logged(A, warning, "cannot accept a connection: no buffer space") >= 1),
+    [healthy(P) || P <- [A, B]],
+    stop([A, B]).
 
 hold() ->
     receive fill -> hold([]) end.
