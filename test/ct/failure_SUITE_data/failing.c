@@ -33,7 +33,8 @@ __attribute__((constructor)) static void map_plan(void)
 
 static bool fails(enum call call)
 {
-    if (!plan || plan->call != (int)call || plan->times <= 0 || atomic_fetch_sub(&plan->times, 1) <= 0)
+    if (!plan || plan->call != (int)call || plan->times <= 0 ||
+        atomic_fetch_sub(&plan->times, 1) <= 0)
         return false;
     errno = plan->err;
     return true;
@@ -63,7 +64,4 @@ int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
     return fails(ACCEPT) ? -1 : real(fd, addr, len, flags);
 }
 
-int accept(int fd, struct sockaddr *addr, socklen_t *len)
-{
-    return accept4(fd, addr, len, 0);
-}
+int accept(int fd, struct sockaddr *addr, socklen_t *len) { return accept4(fd, addr, len, 0); }
