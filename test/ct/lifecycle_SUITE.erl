@@ -2,11 +2,12 @@
 %% restarted in its process, ports that are taken (CARRIER=inet_tcp: over stock, as a control).
 -module(lifecycle_SUITE).
 
+-include_lib("common_test/include/ct.hrl").
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, suite/0]).
 -export([started_at_run_time/1, restarted_in_place/1, auto_connect_once/1, taken_port_is_passed_over/1,
-         no_port_to_be_had/1, checked_addresses/1, statistics_of_a_handle/1]).
+         no_port_to_be_had/1, checked_addresses/1, statistics_of_a_handle/1, forbidden_backend/1]).
 
 -import(pt_pair, [free_port/0, listen_port/1, nodes_of/2, on/2, pair/2, stop/1]).
 
@@ -14,7 +15,7 @@ suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
     [started_at_run_time, restarted_in_place, auto_connect_once, taken_port_is_passed_over,
-     no_port_to_be_had, checked_addresses, statistics_of_a_handle].
+     no_port_to_be_had, checked_addresses, statistics_of_a_handle, forbidden_backend].
 
 alone() -> #{args => ["-connect_all", "false"]}.
 
@@ -122,15 +123,19 @@ taken_port_is_passed_over(_) ->
 no_port_to_be_had(_) ->
     Port = free_port(),
     {ok, L} = gen_tcp:listen(Port, [{ip, {127, 0, 0, 1}}]),
-    Erl = open_port({spawn_executable, os:find_executable("erl")},
-                    [{args, ["-noinput", "-name", pt_peer:opts_name(life) ++ "@127.0.0.1",
-                             "-kernel", "inet_dist_listen_min", integer_to_list(Port), "-eval", "halt(0)."
-                             | pt_peer:dist_args()]},
-                     {env, [{"ERL_CRASH_DUMP_SECONDS", "0"}]}, exit_status, stderr_to_stdout]),
-    {Status, Words} = all_it_says(Erl, []),
+    {Status, Words} = run_erl([], ["-kernel", "inet_dist_listen_min", integer_to_list(Port)], []),
     ?assertNotEqual(0, Status),
     ?assertNotEqual(nomatch, string:find(Words, "eaddrinuse"), Words),
     gen_tcp:close(L).
+
+%% A node that ends at once, if it starts: its exit status, and what it says.
+run_erl(Wrap, Args, Env) ->
+    [Command | Rest] = Wrap ++ ["erl", "-noinput", "-name", pt_peer:opts_name(life) ++ "@127.0.0.1"]
+                       ++ pt_peer:dist_args() ++ Args ++ ["-eval", "halt(0)."],
+    Port = open_port({spawn_executable, os:find_executable(Command)},
+                     [{args, Rest}, {env, [{"ERL_CRASH_DUMP_SECONDS", "0"} | Env]}, exit_status,
+                      stderr_to_stdout]),
+    all_it_says(Port, []).
 
 all_it_says(Port, Acc) ->
     receive
@@ -168,3 +173,34 @@ statistics_of_a_handle(_) ->
     ?assert(element(2, Stat(A, NB)) >= Out + 100),
     ?assert(element(1, Stat(B, NA)) >= In + 100),
     stop([A, B]).
+
+%% Where io_uring is forbidden a node runs on poll and says so; one that must have it does not start, and
+%% says why.
+forbidden_backend(Config) ->
+    case pt_peer:carrier() of
+        "partisan" -> forbidden(Config);
+        Other -> {skip, "no backend with " ++ Other}
+    end.
+
+forbidden(Config) ->
+    Exe = filename:join(?config(priv_dir, Config), "noring"),
+    Source = filename:join(?config(data_dir, Config), "noring.c"),
+    ?assertEqual("0\n", os:cmd(lists:join(" ", [os:getenv("CC", "cc"), "-std=gnu17 -Wall -Wextra -Werror -o",
+                                                Exe, Source, "; echo $?"]))),
+    case os:cmd(Exe ++ " echo works 2>&1") of
+        "works\n" -> forbidden_by(Exe);
+        Why -> {skip, Why}
+    end.
+
+forbidden_by(Exe) ->
+    Env = fun(Backend) -> [{"PARTISAN_BACKEND", Backend}] end,
+    A = pt_peer:start(life, #{wrap => [Exe], env => Env("auto")}),
+    B = pt_peer:start(life),
+    #{backend := poll, backend_reason := Reason} = pt_peer:call(A, partisan_dist, info, []),
+    NB = pt_peer:node(B),
+    Big = rand:bytes(1000000),
+    ?assertEqual(Big, on(A, fun() -> erpc:call(NB, fun() -> Big end) end)),
+    stop([A, B]),
+    {Status, Words} = run_erl([Exe], [], Env("uring")),
+    ?assertNotEqual(0, Status),
+    [?assertNotEqual(nomatch, string:find(Text, "io_uring"), Text) || Text <- [Reason, Words]].
