@@ -29,7 +29,7 @@ struct pt_peer {
     /* port lock */
     struct pt_hmap joins; /* SeqId -> struct pt_join */
     bool started, busy, flush_timer, flushing, failed;
-    bool ending;         /* the peer said END, a lane ended or failed: the others are read to their ends */
+    bool ending; /* the peer said END, a lane ended or failed: the others are read to their ends */
     uint64_t end_by;     /* ns: but not longer than this, .. */
     uint64_t end_reads;  /* .. if no more reads than these were made in END_GRACE_NS, .. */
     uint64_t end_graces; /* .. or so many of those have passed */
