@@ -37,12 +37,25 @@ int pt_relay_decode(const uint8_t *p, size_t len, struct pt_relay_envelope *e)
 }
 
 /* The element of a control tuple at e, which is stepped over. */
-enum element { END, PID, ATOM, REF, ANY };
+enum element { END, PID, ATOM, REF, TOKEN };
+
+/* seq_trace's {Flags, Label, Serial, From, Last}. The VM that gets it looks into it unchecked (OTP 25,
+ * beam_jit_common.cpp), so another term would be its end. */
+static bool is_token(struct pt_etf *e)
+{
+    uint32_t arity;
+    uint64_t n;
+    return !pt_etf_tuple(e, &arity) && arity == 5 && !pt_etf_uint(e, &n) && !pt_etf_skip(e) &&
+           !pt_etf_uint(e, &n) && (pt_etf_is_pid(e) || pt_etf_is_atom(e)) && !pt_etf_skip(e) &&
+           !pt_etf_uint(e, &n);
+}
 
 static bool is_next(struct pt_etf *e, enum element what)
 {
     enum { NEW_REFERENCE = 114, NEWER_REFERENCE = 90 };
-    bool is = what == ANY;
+    bool is = false;
+    if (what == TOKEN)
+        return is_token(e);
     if (what == PID)
         is = pt_etf_is_pid(e);
     else if (what == ATOM)
@@ -57,9 +70,9 @@ bool pt_relay_deliverable(const uint8_t *p, size_t len)
     static const struct {
         uint8_t op;
         uint8_t rest[4];
-    } sends[] = {{6, {PID, ATOM, ATOM, END}}, {16, {PID, ATOM, ATOM, ANY}},
-                 {22, {PID, PID, END, END}},  {23, {PID, PID, ANY, END}},
-                 {33, {PID, REF, END, END}},  {34, {PID, REF, ANY, END}}};
+    } sends[] = {{6, {PID, ATOM, ATOM, END}}, {16, {PID, ATOM, ATOM, TOKEN}},
+                 {22, {PID, PID, END, END}},  {23, {PID, PID, TOKEN, END}},
+                 {33, {PID, REF, END, END}},  {34, {PID, REF, TOKEN, END}}};
     static const uint8_t head[] = {131, 68, 0};
     uint32_t arity;
     uint64_t op;

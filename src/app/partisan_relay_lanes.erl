@@ -534,20 +534,27 @@ hand_on(Handle, Node, Frame) ->
         _ -> partisan_relay:dropped(overrun, Node)
     end.
 
-%% As a neighbour would have sent it that knows no other way.
+%% As a neighbour would have sent it that knows no other way. Nobody has looked into it since it left its
+%% origin.
 by_erlang(Node, <<$r, 1, Hops, Origin:64, Number:64, _Flow:64, Size:16, _:Size/binary, 131, 68, 0,
                   Signal/binary>>) ->
-    try binary_to_term(<<131, 104, 2, Signal/binary>>) of
-        {Control, Message} ->
-            partisan_relay ! {relay, Node, destination(Control), Message, Hops, {Origin, Number}},
+    try
+        {Control, Message} = binary_to_term(<<131, 104, 2, Signal/binary>>),
+        {destination(Control), Message}
+    of
+        {Dest, Message} ->
+            partisan_relay ! {relay, Node, Dest, Message, Hops, {Origin, Number}},
             ok
     catch
-        error:badarg -> partisan_relay:dropped(malformed, Node)
+        error:_ -> partisan_relay:dropped(malformed, Node)
     end;
 by_erlang(Node, _Frame) ->
     partisan_relay:dropped(malformed, Node).
 
-destination(Control) when element(1, Control) =:= 6; element(1, Control) =:= 16 ->
-    element(4, Control);
-destination(Control) ->
-    element(3, Control).
+%% Of what may travel on a channel (docs/wire-protocol.md).
+destination({6, _From, _, Name}) when is_atom(Name) -> Name;
+destination({16, _From, _, Name, _Token}) when is_atom(Name) -> Name;
+destination({22, _From, To}) when is_pid(To) -> To;
+destination({23, _From, To, _Token}) when is_pid(To) -> To;
+destination({33, _From, Alias}) when is_reference(Alias) -> Alias;
+destination({34, _From, Alias, _Token}) when is_reference(Alias) -> Alias.

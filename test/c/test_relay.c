@@ -96,7 +96,8 @@ START_TEST(what_the_vm_may_have)
     static const uint8_t reg[] = {131, 68, 0, 104, 4, 97, 6, PID, 119, 0, 119, 1, 'n', 106};
     static const uint8_t alias[] = {131, 68,  0, 104, 3, 97, 33, PID, 90, 0, 1,  119,
                                     1,   'a', 0, 0,   0, 1,  0,  0,   0,  1, 106};
-    uint8_t other[64];
+    static const uint8_t token[] = {104, 5, 97, 1, 106, 97, 2, PID, 97, 3};
+    uint8_t other[96];
     ck_assert(pt_relay_deliverable(send, sizeof send));
     ck_assert(pt_relay_deliverable(reg, sizeof reg));
     ck_assert(pt_relay_deliverable(alias, sizeof alias));
@@ -110,18 +111,30 @@ START_TEST(what_the_vm_may_have)
         memcpy(other, alias, sizeof alias);
         other[6] = (uint8_t)op;
         ck_assert_int_eq(pt_relay_deliverable(other, sizeof alias), op == 33);
-        for (unsigned more = 0; more < 3; more++) { /* with a trace token: nil */
+        for (unsigned more = 0; more < 3; more++) { /* with a trace token */
             static const struct {
                 const uint8_t *p;
                 size_t len;
                 unsigned op;
             } kinds[] = {{reg, sizeof reg, 16}, {send, sizeof send, 23}, {alias, sizeof alias, 34}};
-            memcpy(other, kinds[more].p, kinds[more].len);
+            /* the message comes last; it is nil in each */
+            size_t len = kinds[more].len - 1;
+            memcpy(other, kinds[more].p, len);
             other[4]++;
             other[6] = (uint8_t)op;
-            other[kinds[more].len] = 106;
-            ck_assert_int_eq(pt_relay_deliverable(other, kinds[more].len + 1),
+            memcpy(other + len, token, sizeof token);
+            other[len + sizeof token] = 106;
+            ck_assert_int_eq(pt_relay_deliverable(other, len + sizeof token + 1),
                              op == kinds[more].op);
+            /* what is none: more elements; flags, serial, sender, last of another type; nil */
+            static const size_t at[] = {1, 2, 5, 7, sizeof token - 2};
+            for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
+                other[len + at[i]]++;
+                ck_assert(!pt_relay_deliverable(other, len + sizeof token + 1));
+                other[len + at[i]]--;
+            }
+            other[len] = other[len + 1] = 106;
+            ck_assert(!pt_relay_deliverable(other, len + 2));
         }
     }
     ck_assert(pt_relay_is_sure(send, sizeof send));

@@ -242,7 +242,9 @@ malformed(Config) ->
     Before = Session(),
     Bad = [packet(Control, x) || Control <- [{22, Sink, not_a_pid}, {22, Sink}, {22, '', Sink}, {6, Sink, '', Sink},
                                              {1, Sink, Sink}, {3, Sink, Sink, kill}, {4711, Sink, Sink},
-                                             {33, Sink, Sink}, {22, Sink, Sink, Sink}, {}]]
+                                             {33, Sink, Sink}, {22, Sink, Sink, Sink}, {},
+                                             %% a VM that got one of these would fall
+                                             {23, Sink, Sink, not_a_token}, {16, Sink, '', x, {1, 2, 3}}]]
         ++ [<<1, 2, 3>>, <<131, 68, 0>>, <<131, 68, 1, 104>>, <<131, 69, 0:200>>],
     Raw = [<<131, 104, 2, 97, 1, 97, 2>>, <<$z, 10:32, 1, 2, 3>>],
     ?assertMatch(#{delivered := 0},
@@ -674,7 +676,23 @@ without(_Config) ->
     ?assertMatch(#{sent := 400}, info(A)),
     ?assertMatch(#{handed := 400}, info(B)),
     ?assertMatch(#{passed := 400}, pt_peer:call(C, partisan_relay, counters, [])),
+    undecodable(A, B, D),
     pt_cluster:stop(Nodes).
+
+%% Nobody between the first relay and B has looked into them: they cost themselves, not the process that
+%% decodes for all.
+undecodable(A, B, D) ->
+    Lanes = pt_peer:call(B, erlang, whereis, [partisan_relay_lanes]),
+    Bad = [packet(Control, x) || Control <- [{}, x, {22, x}, {22, x, y}, {6, x, y}, {6, x, y, 1}, {1, x, y}, {33, x, y, z}]]
+        ++ [<<131, 68, 0>>, <<131, 68, 0, 104, 1>>, <<131, 68, 0, 131, 68>>, <<1, 2, 3>>],
+    Envelopes = [envelope(pt_peer:node(D), 9, I, Packet) || {I, Packet} <- lists:zip(lists:seq(1, length(Bad)), Bad)],
+    [?assertEqual(ok, hand_on(A, B, Envelope)) || Envelope <- Envelopes],
+    ?wait(case pt_peer:call(B, partisan_relay, counters, []) of
+              #{malformed := N} -> N >= length(Bad);
+              #{} -> false
+          end),
+    ?assertEqual(Lanes, pt_peer:call(B, erlang, whereis, [partisan_relay_lanes])),
+    arrives(A, D, pt_peer:spawn_collector(D)).
 
 is_open_with(A, B) ->
     #{open := Open} = lanes_info(A),
