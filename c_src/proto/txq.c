@@ -194,7 +194,6 @@ void pt_txq_open(struct pt_txq *q, struct pt_msg *m)
 {
     m->complete = false;
     q->bytes += m->size;
-    q->messages++;
     pt_list_push(&q->open, &m->order);
     pt_txq_enlist(q, m);
 }
@@ -216,6 +215,7 @@ int pt_txq_finish(struct pt_txq *q, struct pt_msg *m)
         pt_list_push(&q->open, &m->order);
         return rc;
     }
+    q->messages++;
     q->stats.submitted++;
     return 0;
 }

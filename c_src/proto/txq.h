@@ -94,8 +94,10 @@ struct pt_txq {
     size_t speculative; /* bytes numbered, speculative, unacknowledged */
     unsigned lanes;     /* attached lanes; with one lane everything is sure */
     /* accounting */
-    size_t bytes;    /* submitted, not yet emitted */
-    size_t messages; /* submitted, not done */
+    size_t bytes; /* submitted, not yet emitted */
+    /* Submitted or finished, not done. Not open ones: who keeps senders away for their number would wait
+     * for a rest that only these senders have. */
+    size_t messages;
     struct pt_txq_stats stats;
 };
 
