@@ -15,6 +15,8 @@
 
 -include_lib("kernel/include/logger.hrl").
 
+-define(QUIET_MS, 1000). % as in partisan_overlay_link
+
 -type which() :: node() | any | '_'.
 -type callback() :: fun(() -> term()) | fun((node()) -> term())
                   | fun((node(), partisan_channel:channel()) -> term()).
@@ -125,6 +127,8 @@ caller(Fun) ->
                                "~0tp:~0tp~n~0tp", [Node, Class, Reason, Stack])
             end,
             ?MODULE:caller(Fun)
+    after ?QUIET_MS ->
+        erlang:hibernate(?MODULE, caller, [Fun])
     end.
 
 call(Fun, _Node, _Channel) when is_function(Fun, 0) -> Fun();

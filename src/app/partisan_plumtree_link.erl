@@ -4,11 +4,12 @@
 -module(partisan_plumtree_link).
 
 -export([start/1, send/3, stop/1, is/2]).
--export([init/3]).
+-export([init/3, loop/3]).
 
 -export_type([link/0]).
 
 -define(BACKLOG, 10000).
+-define(QUIET_MS, 1000). % as in partisan_overlay_link
 
 -opaque link() :: {pid(), atomics:atomics_ref()}.
 
@@ -42,6 +43,7 @@ stop({Pid, _}) ->
 init(Parent, Node, Counter) ->
     loop(monitor(process, Parent), Node, Counter).
 
+-spec loop(reference(), node(), atomics:atomics_ref()) -> ok.
 loop(Parent, Node, Counter) ->
     receive
         {send, Channel, Message} ->
@@ -49,7 +51,9 @@ loop(Parent, Node, Counter) ->
             _ = partisan_transport:send(Node, Channel, partisan_plumtree_broadcast, Message,
                                         #{channel_fallback => true}),
             ok = atomics:sub(Counter, 1, 1),
-            loop(Parent, Node, Counter);
+            ?MODULE:loop(Parent, Node, Counter);
         {'DOWN', Parent, process, _, _} ->
             ok
+    after ?QUIET_MS ->
+        erlang:hibernate(?MODULE, loop, [Parent, Node, Counter])
     end.

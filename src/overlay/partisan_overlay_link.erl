@@ -6,7 +6,7 @@
 -module(partisan_overlay_link).
 
 -export([start/4, pid/1, send/2, close/1, stop/1]).
--export([init/5]).
+-export([init/5, loop/3]).
 
 -export_type([link/0, kind/0]).
 
@@ -14,6 +14,9 @@
 -opaque link() :: {pid(), atomics:atomics_ref()}.
 
 -define(FLUSH_MS, 2000).
+%% ms without a message, after which the link sleeps without a stack: whoever waits in code that is replaced
+%% twice is killed, and with a link the shell.
+-define(QUIET_MS, 1000).
 %% Messages that may wait in a link. They are small and a peer that is well takes them at once.
 -define(BACKLOG, 10000).
 
@@ -71,12 +74,13 @@ dial(Shell, Node, Spec, Kind) ->
              end,
     Shell ! {partisan_link, self(), Node, Result}.
 
+-spec loop(node(), {atom(), node()}, atomics:atomics_ref()) -> no_return().
 loop(Node, To, Counter) ->
     receive
         {send, Message} ->
             _ = erlang:send(To, Message, [noconnect]),
             ok = atomics:sub(Counter, 1, 1),
-            loop(Node, To, Counter);
+            ?MODULE:loop(Node, To, Counter);
         close ->
             Ref = make_ref(),
             _ = erlang:send(To, {partisan_overlay_flush, self(), Ref}, [noconnect]),
@@ -84,5 +88,7 @@ loop(Node, To, Counter) ->
             after ?FLUSH_MS -> ok
             end,
             _ = erlang:disconnect_node(Node),
-            loop(Node, To, Counter) % until the shell has seen the connection go
+            ?MODULE:loop(Node, To, Counter) % until the shell has seen the connection go
+    after ?QUIET_MS ->
+        erlang:hibernate(?MODULE, loop, [Node, To, Counter])
     end.
