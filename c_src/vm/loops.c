@@ -99,12 +99,11 @@ int pt_loops_start(unsigned wanted, enum pt_backend_wish wish)
         wish = strcmp(pt_loop_backend(loop), "poll") ? PT_BACKEND_URING : PT_BACKEND_POLL;
     }
     size_t len = strlen(loops.reason);
-    if (n > 1 || (n && rc))
-        len += (size_t)snprintf(loops.reason + len, sizeof loops.reason - len, "; %u loop%s", n,
-                                n > 1 ? "s" : "");
     if (n && rc)
         snprintf(loops.reason + len, sizeof loops.reason - len,
-                 " of %u wished, the next failed: %s", wanted, why);
+                 "; %u loop%s of %u wished, the next failed: %s", n, n > 1 ? "s" : "", wanted, why);
+    else if (n > 1)
+        snprintf(loops.reason + len, sizeof loops.reason - len, "; %u loops", n);
     loops.count = n;
     pthread_mutex_unlock(&loops.lock);
     return n ? 0 : rc;
