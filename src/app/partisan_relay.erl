@@ -90,7 +90,9 @@ init([]) ->
     {ok, #{links => #{}, counters => #{}, line => none, seen => {#{}, #{}}}}.
 
 handle_call(counters, _From, #{counters := Counters} = State) ->
-    {reply, Counters, State}.
+    {reply, Counters, State};
+handle_call(_Request, _From, State) ->
+    {reply, {error, unknown}, State}.
 
 handle_cast({dropped, Why, Node}, State) ->
     {noreply, dropped(Why, Node, State)};
