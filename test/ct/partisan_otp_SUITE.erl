@@ -101,7 +101,7 @@ gen_server(Config) ->
                               [normal, shutdown, {shutdown, x}, normal])],
     ?assertExit(noproc, on_catch(A, fun() -> G:stop(hd(Pids), normal, ?SOON) end)),
     ?assertExit(timeout, on_catch(A, fun() -> G:call({three, NodeB}, deaf), G:stop({three, NodeB}, normal, 30) end)),
-    [on(B, fun() -> exit(P, kill) end) || P <- Pids],
+    killed(B, Pids),
     [?assertError(_, on_catch(A, fun() -> apply(G, F, Args) end))
      || {F, Args} <- [{start, [?MODULE, server, no_list]}, {start_link, ["name", ?MODULE, server, []]},
                       {call, [["no reference"], x]}, {cast, [#{}, x]}, {send_request, [{}, x]}, {stop, [1.5]}]].
@@ -134,7 +134,7 @@ gen_statem(Config) ->
     ?assertEqual(timeout, on(A, fun() -> S:wait_response(S:send_request({one, NodeB}, silent), 20) end)),
     [?assertEqual(ok, on(A, fun() -> S:stop(Ref, shutdown, ?SOON) end)) || Ref <- [encoded(B, hd(Pids)), {two, NodeB}]],
     ?assertExit(noproc, on_catch(A, fun() -> S:stop({one, NodeB}, normal, ?SOON) end)),
-    [on(B, fun() -> exit(P, kill) end) || P <- Pids],
+    killed(B, Pids),
     [begin
          {ok, Pid} = on(B, fun() -> partisan_proc_lib:start(?MODULE, loop, [S, Args]) end),
          ?assertEqual({on, Args}, on(A, fun() -> S:call(Pid, Args) end)),
@@ -168,7 +168,7 @@ gen_event(Config) ->
          V:delete_handler(Second, ?MODULE, x)] end)),
     ?assertEqual(ok, on(A, fun() -> V:stop({five, NodeB}, shutdown, ?SOON) end)),
     ?assertExit(noproc, on_catch(A, fun() -> V:stop({five, NodeB}) end)),
-    [on(B, fun() -> exit(P, kill) end) || P <- Pids].
+    killed(B, Pids).
 
 element_or({reply, R}) -> R;
 element_or({error, {R, _}}) -> {error, R};
@@ -209,7 +209,7 @@ supervisors(Config) ->
     ?assertMatch([{error, missing_id}, {error, {invalid_child_spec, nonsense}}, [{specs, 1}, {active, 1}, {supervisors, 0}, {workers, 1}]], on(A, fun() ->
         [S:start_child(Sup, #{}), S:check_childspecs([nonsense]), S:count_children(encoded_here(Sup))] end)),
     ?assertExit({noproc, _}, on_catch(A, fun() -> S:which_children({none, NodeB}) end)),
-    on(B, fun() -> exit(Sup, kill) end).
+    killed(B, [Sup]).
 
 proc_lib(Config) ->
     {A, NodeA, _, NodeB} = two(Config),
@@ -273,6 +273,7 @@ sys(Config) ->
          S:install(Ref, {fun(F, _, _) -> F end, 0}), S:install(Name, {other, fun(F, _, _) -> F end, 0}, ?SOON)] end)),
     ?assertEqual([ok, ok, ok], on(A, fun() ->
         [S:remove(Ref, fun(F, _, _) -> F end), S:remove(Name, other, ?SOON), S:terminate(Ref, normal, ?SOON)] end)),
+    killed(B, [Pid]), % it answers before it ends
     ?assertExit({noproc, _}, on_catch(A, fun() -> S:get_state(Name, ?SOON) end)),
     %% the half for processes that are no gen_server: one written with it is suspended, asked and ended
     {ok, Own} = on(B, fun() -> partisan_proc_lib:start(?MODULE, child, [special]) end),
@@ -401,7 +402,7 @@ manager_functions(Config) ->
     [?assert(on(A, fun() -> Manager:supports_capability(monitoring) end)) || Manager <- Managers],
     %% relayed, where there is nobody between
     ?assertEqual({error, not_yet_connected}, on(A, fun() -> (hd(Managers)):relay_message(?NOBODY, here, m, #{}) end)),
-    on(A, fun() -> exit(Collector, kill) end).
+    killed(A, [Collector]).
 
 monitors(Config) ->
     {A, _, B, NodeB} = two(Config),
@@ -416,7 +417,7 @@ monitors(Config) ->
      || {F, Args} <- [{monitor, [Pid, no_list]}, {monitor, ["no reference", []]}, {demonitor, [no_reference, []]},
                       {monitor_node, [NodeB, maybe]}]],
     ?assertEqual([{error, badarg}, {error, badarg}], on(A, fun() -> [M:monitor_nodes(maybe, []), M:monitor_nodes(true, [nonsense])] end)),
-    on(B, fun() -> exit(Pid, kill) end).
+    killed(B, [Pid]).
 
 references(Config) ->
     {A, _, B, NodeB} = two(Config),
@@ -427,7 +428,7 @@ references(Config) ->
         [R:to_pid_or_name(encoded_here(Pid)), R:to_pid_or_name({srv, NodeB}), R:to_reference(R:from_term(Ref)), R:is_local(Pid),
          R:is_local(self()), R:is_local_pid(Pid, self()), R:is_local_name(R:from_term(srv), srv)] end)),
     [?assertError(badarg, on_catch(A, fun() -> R:F("nonsense") end)) || F <- [to_pid, to_reference, to_pid_or_name, is_local]],
-    on(B, fun() -> exit(Pid, kill) end).
+    killed(B, [Pid]).
 
 small_functions(Config) ->
     {A, NodeA, _, NodeB} = two(Config),
@@ -552,6 +553,16 @@ two(Config) ->
 
 started({ok, {Pid, Ref}}) when is_reference(Ref) -> Pid;
 started({ok, Pid}) when is_pid(Pid) -> Pid.
+
+%% Gone, and its name free.
+killed(Peer, Pids) ->
+    on(Peer, fun() ->
+        [begin
+             Ref = monitor(process, Pid),
+             exit(Pid, kill),
+             receive {'DOWN', Ref, process, _, _} -> ok after ?SOON -> error({lives, Pid}) end
+         end || Pid <- Pids]
+    end).
 
 encoded(Peer, Pid) -> on(Peer, fun() -> partisan_remote_ref:from_term(Pid) end).
 
