@@ -604,10 +604,12 @@ remote_shell(_) ->
     Args = ["-name", Me, "-setcookie", atom_to_list(pt_peer:call(A, erlang, get_cookie, [])),
             "-hidden", "-remsh", atom_to_list(NA)] ++ pt_peer:dist_args(),
     %% A shell needs a terminal: script(1) gives it one.
-    case os:find_executable("script") of
-        false ->
+    case {os:find_executable("script"), os:cmd("script -q -e -c true /dev/null 2>&1")} of
+        {false, _} ->
             {skip, no_script_1_to_make_a_terminal};
-        Script ->
+        {_, "script: " ++ _ = Why} -> % no pseudo-terminals: a bare chroot
+            {skip, Why};
+        {Script, _} ->
             Cmd = lists:flatten(lists:join(" ", ["erl" | [["'", X, "'"] || X <- Args]])),
             Port = open_port({spawn_executable, Script},
                              [{args, ["-q", "-e", "-c", Cmd, "/dev/null"]}, binary, exit_status,
