@@ -540,7 +540,8 @@ configured_anew(_) ->
 %% lost, and what each says with one key stays in order.
 configured_anew_under_load(_) ->
     {A, B} = pair(#{}),
-    Sides = [{A, B, sink(B)}, {B, A, sink(A)}],
+    Kept = fun({S, I, Bin}) -> {S, I, Bin =:= bytes(S, I)} end,
+    Sides = [{A, B, sink(B, Kept)}, {B, A, sink(A, Kept)}],
     Lanes = fun(N) ->
                 Has = fun(#{lanes_wanted := M, lanes := Ls}) -> M =:= N andalso length(Ls) =:= N;
                          (#{}) -> false % being opened
@@ -561,7 +562,7 @@ configured_anew_under_load(_) ->
     [begin
          Seen = wait_seen(Q, Sink, lists:sum(Each)),
          ?assertEqual(lists:sum(Each), length(Seen)),
-         [?assertEqual(lists:seq(1, N), [I || {S1, I, _} <- Seen, S1 =:= S])
+         [?assertEqual(lists:seq(1, N), [I || {S1, I, true} <- Seen, S1 =:= S])
           || {S, N} <- lists:enumerate(Each)]
      end || {{_, Q, Sink}, Each} <- lists:zip(Sides, Counts)],
     ?assert(pt_peer:connected(A, B)),
@@ -569,12 +570,14 @@ configured_anew_under_load(_) ->
 
 %% At most a few messages a ms, so that the sinks can keep them all, but without a quiet moment.
 steady(Node, Sink, S, I) ->
-    ok = partisan_channel:send(Node, wide, Sink, {S, I, binary:copy(<<S>>, I rem 7 * 700)}),
+    ok = partisan_channel:send(Node, wide, Sink, {S, I, bytes(S, I)}),
     receive
         {stop, From} -> From ! {self(), I}
     after 1 ->
             steady(Node, Sink, S, I + 1)
     end.
+
+bytes(S, I) -> binary:copy(<<S>>, I rem 7 * 700).
 
 %% Lanes that stand still hold up the change. Meanwhile the channel is full, for each as he asked, and
 %% no other channel is; then all that was taken arrives, before what came after.
