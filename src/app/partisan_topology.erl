@@ -110,8 +110,8 @@ counted(Node) ->
         error:_ -> {0, 0, 0, none}
     end.
 
-%% All at once: the time is that of the slowest. Both ways by forward_message: an rpc's monitor would need a
-%% connection to each of them. In a process of its own, for answers that are late.
+%% All at once: the time is that of the slowest. Both ways by forward_message, in one process of its own, for
+%% answers that are late; calls would take a process each.
 ask([], _, _) ->
     {#{}, []};
 ask(Nodes, RateMs, Timeout) ->

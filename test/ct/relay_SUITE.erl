@@ -5,14 +5,15 @@
 
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
 -export([undecoded/1, in_order/1, to_anybody/1, hops/1, twice/1, malformed/1, full/1, first_full/1,
-         restarted/1, other_way_at_once/1, killed/1, held/1, without/1]).
+         restarted/1, other_way_at_once/1, killed/1, called/1, held/1, without/1]).
+-export([sleepers/0]). % for the nodes
 -export([corrupt/1, by_channel/1, by_key/1, notified/1, opened_again/1, not_everywhere/1, separate/1]).
 
 suite() -> [{timetrap, {minutes, 4}}].
 
 all() ->
     [undecoded, in_order, to_anybody, hops, twice, malformed, corrupt, full, first_full, by_channel, by_key, notified,
-     separate, opened_again, restarted, other_way_at_once, killed, held, not_everywhere, without].
+     separate, opened_again, restarted, other_way_at_once, killed, called, held, not_everywhere, without].
 
 -define(CHANNEL, '$partisan_relay').
 -define(CHANNELS, #{bulk => #{parallelism => 3}, mono => #{monotonic => true}, zip => #{compression => true},
@@ -605,6 +606,33 @@ killed(_Config) ->
     pt_cluster:stop(Left).
 
 %% ------------------------------------------------------------------------------------------------
+
+%% partisan_rpc reaches any member, and no connection is made for it; a call that waits for an answer is told
+%% when the overlay has no way to that node any more.
+called(_Config) ->
+    [A, B, C] = line(3),
+    NodeC = pt_peer:node(C),
+    Call = fun(Args) -> pt_peer:call(A, partisan_rpc, call, [NodeC | Args]) end,
+    Big = binary:copy(<<"big">>, 300000),
+    ?assertEqual(NodeC, Call([erlang, node, []])),
+    ?assertEqual(Big, Call([erlang, iolist_to_binary, [[Big]], #{timeout => 60000}])),
+    ?assertEqual({badrpc, badarg}, Call([erlang, atom_to_list, [1], 60000])),
+    ?assertEqual({badrpc, timeout}, Call([timer, sleep, [infinity], 50])),
+    ?assertNot(lists:member(NodeC, pt_peer:call(A, erlang, nodes, [connected]))),
+    Sink = pt_peer:spawn_collector(A),
+    pt_peer:eval(A, fun() ->
+                            _ = spawn(fun() -> Sink ! partisan_rpc:call(NodeC, timer, sleep, [infinity]) end),
+                            ok
+                    end),
+    ?wait(pt_peer:call(C, ?MODULE, sleepers, []) >= 2),
+    pt_peer:kill(C),
+    ?wait(pt_peer:collected(A, Sink) =:= [{badrpc, disconnected}]),
+    pt_cluster:stop([A, B]).
+
+%% Processes that sleep for ever, of a call.
+sleepers() ->
+    length([P || P <- processes(),
+                 {current_function, {timer, sleep, 1}} =:= erlang:process_info(P, current_function)]).
 
 %% A neighbour whose channel is being opened: messages wait, and go before those that follow them.
 held(_Config) ->
