@@ -251,8 +251,9 @@ text(Pid) ->
 %% ---- connections ---------------------------------------------------------------------------
 
 connect_disconnect(_) ->
-    %% Nobody connects but the test: global would, right after a nodeup, with messages of its own.
-    Alone = #{args => ["-connect_all", "false"]},
+    %% Nobody connects but the test: global would, right after a nodeup, with messages of its own, and so
+    %% would rpc's server, which asks its like at each new node for features (OTP 25).
+    Alone = #{args => ["-connect_all", "false", "-kernel", "dist_auto_connect", "never"]},
     {A, B} = nodes_of(Alone, Alone),
     [NA, NB] = [pt_peer:node(P) || P <- [A, B]],
     C = monitor_nodes(A, []),
@@ -327,7 +328,7 @@ cookies(_) ->
 
 monitor_nodes_options(_) ->
     %% Nobody connects but the test.
-    Alone = #{args => ["-connect_all", "false"]},
+    Alone = #{args => ["-connect_all", "false", "-kernel", "dist_auto_connect", "never"]},
     {A, B} = nodes_of(Alone, Alone),
     H = pt_peer:start(tr, #{args => ["-hidden"]}),
     [NA, NB, NH] = [pt_peer:node(P) || P <- [A, B, H]],
