@@ -36,8 +36,8 @@ struct pt_peer {
     char end_text[160];
     ErlDrvTermData notify;
     bool has_notify;
-    uint64_t flushed_at; /* ns */
-    bool direct;         /* that flush was made by outputv: its batch may go on */
+    uint64_t flushed_at, flooded_at; /* ns */
+    bool direct;                     /* that flush was made by outputv: its batch may go on */
     /* of the last packet: more of its message is to come, nothing to send yet; or enough for a send
      * is queued, and the lane for it is free */
     bool part, plenty;

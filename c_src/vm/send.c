@@ -27,23 +27,24 @@ static const uint64_t MORE_LANES_NS = 5 * 1000000000ull;
 
 static size_t messages(const struct pt_stream *s) { return s->txq.messages + s->waiting_messages; }
 
-/* More than `limit` bytes are queued, and hardly more than small messages are. */
-static bool small_ones(const struct pt_stream *s, size_t limit)
+/* More than `count` messages are queued, or more than `limit` bytes and hardly more than small ones are. */
+static bool too_many(const struct pt_stream *s, size_t count, size_t limit)
 {
-    size_t bytes = pt_stream_queued(s);
-    return bytes > limit && !s->mixed && bytes / PT_QUEUE_SMALL_MEAN < messages(s);
+    size_t bytes = pt_stream_queued(s), n = messages(s);
+    return n > count || (bytes > limit && !s->mixed && bytes / PT_QUEUE_SMALL_MEAN < n);
 }
 
 bool pt_stream_is_full(const struct pt_stream *s)
 {
-    return pt_stream_queued(s) > s->max_queue || messages(s) > PT_QUEUE_MESSAGES ||
-           small_ones(s, PT_QUEUE_SMALL) || pt_cap_full(s);
+    bool many = s->mixed || s->flooded ? too_many(s, PT_QUEUE_MESSAGES, PT_QUEUE_SMALL)
+                                       : too_many(s, PT_QUEUE_SURGE_MESSAGES, PT_QUEUE_SURGE_SMALL);
+    return many || pt_stream_queued(s) > s->max_queue || pt_cap_full(s);
 }
 
 bool pt_stream_is_low(const struct pt_stream *s)
 {
-    return pt_stream_queued(s) <= s->low_queue && messages(s) <= PT_QUEUE_MESSAGES_LOW &&
-           !small_ones(s, PT_QUEUE_SMALL_LOW) && pt_cap_low(s);
+    return pt_stream_queued(s) <= s->low_queue &&
+           !too_many(s, PT_QUEUE_MESSAGES_LOW, PT_QUEUE_SMALL_LOW) && pt_cap_low(s);
 }
 
 size_t pt_stream_pending(const struct pt_stream *s)

@@ -22,19 +22,21 @@ enum {
      * its own it only sets how often two bulk messages alternate. */
     PT_CHUNK_SHARED = 64 * 1024,
     PT_CHUNK_BULK = 256 * 1024,
-    /* Messages in the queue before it is full, whatever their size. inet_tcp's senders are suspended
-     * with +zdbbl bytes, 1 MB, of them under way, some 8000 of 64 bytes; so are ours, with this many
-     * more. A deeper queue of small messages buys no isolation, since it is they that are queued,
-     * and costs the cache: one grown to 100 MB is read from memory when it is sent. */
+    /* Messages in the queue before it is full, whatever their size, and bytes in the distribution's own
+     * queue, if its messages have less than .._MEAN on average: as much as the VM takes behind them by
+     * default (+zdbbl). A deeper queue of small messages buys no isolation, since it is they that are
+     * queued, and nothing of it is in the cache when it is sent. A large message raises the average:
+     * small ones beside it are let in as far as the other limits go. */
     PT_QUEUE_MESSAGES = 8192,
     PT_QUEUE_MESSAGES_LOW = 7168,
-    /* Bytes in the distribution's own queue before it is full, if its messages have less than .._MEAN on
-     * average: as many as the VM takes behind them by default. 8192 messages of 1 KB are 15 MB of memory with
-     * all that is kept of them, and nothing of it is in the cache when it is sent. A large message raises
-     * the average: small ones beside it are let in as far as the other limits go. */
     PT_QUEUE_SMALL = 1024 * 1024,
     PT_QUEUE_SMALL_LOW = 768 * 1024,
     PT_QUEUE_SMALL_MEAN = 4096,
+    /* The same in the distribution's own queue for the first surge after it was empty: more than the 4 MB
+     * that a socket of inet_tcp takes from it (net.ipv4.tcp_wmem) before the VM's own limit counts. So
+     * nobody who sends with `nosuspend' is refused earlier than there. */
+    PT_QUEUE_SURGE_MESSAGES = 65536,
+    PT_QUEUE_SURGE_SMALL = 6 * 1024 * 1024,
 };
 
 /* Who may touch a lane's batch and socket for sending. Changed under the stream lock only. */
@@ -95,6 +97,7 @@ struct pt_stream {
     size_t max_queue, low_queue;
     size_t waiting_bytes, waiting_messages; /* queued, but not in txq yet (see feed) */
     size_t told_lumps;                      /* cap.c */
+    bool flooded;                           /* it was full a moment ago, or was not empty since */
     bool disturbed;                         /* by the test hook: a lane may have a rest to send */
     unsigned passed;                        /* lanes, a bit each: see pt_stream_batch() */
     int error;                              /* first sending error */

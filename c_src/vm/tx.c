@@ -18,6 +18,9 @@ enum {
     /* After a read that delivered several messages: their receivers are about to answer, and not all
      * within FLUSH_LONE_NS of each other. */
     FLUSH_BURST_NS = 50 * 1000,
+    /* From full to the next surge (PT_QUEUE_SURGE_..): a receiver that is about as fast as the senders lets
+     * the queue run empty now and then (1 KB, 16 senders, each surge from empty: 0.85 of the rate). */
+    FLOOD_NS = 200 * 1000 * 1000,
     SCAN = 1024, /* bytes looked at: all of nearly every header and control tuple; one whose
                     sender lies behind is fenced */
 };
@@ -92,12 +95,17 @@ int pt_tx_take(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *
 }
 
 /* Session lock: is more queued than may be? Then whoever sends it tells when it is less. */
-static bool is_full(struct pt_stream *s)
+static bool is_full(struct pt_peer *p)
 {
+    struct pt_stream *s = &p->s;
     pt_cap_account(s);
     bool full = pt_stream_is_full(s);
-    if (full)
-        s->wake_below = true;
+    if (full) {
+        s->wake_below = s->flooded = true;
+        p->flooded_at = p->flushed_at;
+    } else if (s->flooded && !pt_stream_queued(s) && p->flushed_at - p->flooded_at > FLOOD_NS) {
+        s->flooded = false;
+    }
     return full;
 }
 
@@ -125,7 +133,7 @@ static int take_packet(struct pt_peer *p, ErlIOVec *ev, const struct pt_packet *
     int rc = pt_stage_move(p);
     if (!rc)
         rc = pt_tx_take(p, pk, &src, front, n, (size_t)ev->size);
-    bool full = is_full(&p->s);
+    bool full = is_full(p);
     p->plenty = pt_stream_plenty(&p->s);
     p->part = p->part && !full;
     pthread_mutex_unlock(&p->s.lock);
@@ -268,7 +276,7 @@ int pt_tx_flush(struct pt_peer *p)
     pt_stage_look(p);
     bool more_lanes = p->s.more_lanes;
     p->s.more_lanes = false;
-    bool full = is_full(&p->s);
+    bool full = is_full(p);
     pthread_mutex_unlock(&p->s.lock);
     if (more_lanes)
         pt_peer_more_lanes(p);
