@@ -21,7 +21,7 @@
 -type conf() :: #{name() => term()}.
 -export_type([conf/0, name/0]).
 
-%% name, what it may be, default ({auto, _} values depend on the machine, complete/3 fills them in)
+%% name, what it may be, default ({auto, _} values depend on the machine, complete/4 fills them in)
 table() ->
     [{lanes, {integer, 1, 16}, 8},
      %% of them, those opened with the connection; the others when bulk needs them

@@ -94,7 +94,8 @@ int pt_tx_take(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *
     return rc;
 }
 
-/* Session lock: is more queued than may be? Then whoever sends it tells when it is less. */
+/* Port and session lock: is more queued than may be? Then whoever sends it tells when it is less, and the
+ * next surge has to wait. */
 static bool is_full(struct pt_peer *p)
 {
     struct pt_stream *s = &p->s;
