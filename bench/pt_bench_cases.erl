@@ -33,7 +33,7 @@
 -spec all() -> ['case'()].
 all() ->
     lists:append([
-        point_to_point(), windows(), forms(), fan(), open_loop(), services(), pt_bench_hol:cases(), pt_bench_paper:cases(),
+        point_to_point(), shared(), windows(), forms(), fan(), open_loop(), services(), pt_bench_hol:cases(), pt_bench_paper:cases(),
         growth()
     ]).
 
@@ -83,6 +83,19 @@ window(Size, _N) when Size =:= "64"; Size =:= "1k" -> infinity;
 window(_Size, N) when N =< 16 -> 4;
 window(_Size, 32) -> 2;
 window(_Size, _N) -> 1.
+
+%% Large messages whose bytes are in the cache, as when they were made a moment ago, or go to many.
+shared() ->
+    [
+        #{
+            name => name(["oneway", Size, "shared", N]),
+            text => text("one way ~s, one binary again and again, 4 under way a sender, senders: ~b", [Size, N]),
+            parts => [(flow(N, Size, 4))#{payload => shared}],
+            ms => ms(Size),
+            show => ?LARGE
+        }
+     || Size <- ["64k", "1m", "8m"], N <- [1, 4, 16]
+    ].
 
 %% One way and small, but nobody floods: for carriers without back-pressure, which drown in what they
 %% were given.
@@ -238,6 +251,8 @@ default() ->
         "oneway-64k-16",
         "oneway-1m-1", "oneway-1m-4", "oneway-1m-16",
         "oneway-8m-1", "oneway-8m-4", "oneway-8m-16",
+        "oneway-1m-shared-1", "oneway-1m-shared-4", "oneway-1m-shared-16",
+        "oneway-8m-shared-1", "oneway-8m-shared-4", "oneway-8m-shared-16",
         "open-1k-10k",
         "hol-pp-4", "hol-pp-4-cap", "hol-call-4", "hol-tick-4", "hol-pp-4-stall"
     ]),
@@ -278,7 +293,7 @@ today(Name) ->
 short() ->
     {ok, Cases} = select([
         "pp-64", "echo-1k-16", "echo-1k-map-16", "oneway-64-16", "oneway-1k-128",
-        "oneway-1k-list-16", "oneway-1m-4", "oneway-8m-4", "open-1k-10k",
+        "oneway-1k-list-16", "oneway-1m-4", "oneway-8m-4", "oneway-1m-shared-4", "open-1k-10k",
         "fanout-1k-2", "fanin-1k-2", "fanecho-1k-2",
         "hol-pp-4", "hol-pp-4-cap", "hol-call-4", "hol-tick-4", "hol-pp-4-stall",
         "paper-pair-512k-16", "paper-echo-512k-16", "paper-kvs-512k-16"

@@ -97,7 +97,8 @@ one(Floor, How, Kind, Part, #{ms := Ms, warm_ms := Warm}, Share) ->
     Number = fun(N) -> integer_to_list(N) end,
     %% It has no rates to settle and no collector: half a second says as much as two.
     Words = [Program, "run", Host, Port, Kind, Number(Size), Number(Procs), Number(min(Warm, 100)),
-        Number(max(200, min(Ms, 1000) div Share)), atom_to_list(How)],
+        Number(max(200, min(Ms, 1000) div Share)), atom_to_list(How),
+        Number(pt_bench_payload:pool_bytes(pt_bench_work:payload(Part)))],
     Before = pt_bench_proc:snapshot([]),
     Run = spawn_program(1, Options, Words, [{line, 1000000}]),
     Limit = 2 * (Ms + Warm) + 20000,

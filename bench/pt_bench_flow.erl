@@ -35,7 +35,7 @@ partner_of(Module, #{node := Node} = Job) ->
 
 -spec set(pt_bench_work:part()) -> set().
 set(#{form := Form, size := Size}) when Form =/= binary -> pt_bench_term:set(Form, Size);
-set(#{size := Size}) -> pt_bench_payload:set(Size).
+set(Part) -> pt_bench_payload:set(pt_bench_work:payload(Part)).
 
 -spec payload(pos_integer(), pos_integer(), set()) -> {Crc :: non_neg_integer(), term()}.
 payload(Flow, Seq, Set) when element(1, Set) =:= terms -> pt_bench_term:get(Flow, Seq, Set);
@@ -113,8 +113,8 @@ flow_loop(Seq, Via, Tick, Room, Partner, Payload, Every, Flow, Set, Until, Credi
     take(Credits),
     {Crc, Content} =
         case Payload of
-            pool -> payload(Flow, Seq, Set);
-            fresh -> pt_bench_payload:fresh(Flow, Seq, Set)
+            fresh -> pt_bench_payload:fresh(Flow, Seq, Set);
+            _ -> payload(Flow, Seq, Set)
         end,
     pt_bench_via:send(Via, Partner, {Seq, Crc, Content}),
     Room1 = less(Room),

@@ -9,8 +9,8 @@
 %%   recomputed over what arrived for one message in `full_every'.
 %% The check is the same for every carrier, and small: see docs/performance.md.
 -module(pt_bench_payload).
--export([prepare/3, forget/0, set/1, get/3, fresh/3, intact/6, page/0]).
--export_type([set/0]).
+-export([prepare/3, forget/0, set/1, get/3, fresh/3, intact/6, page/0, pool_bytes/1]).
+-export_type([set/0, what/0]).
 
 -define(PAGE, 4096).
 -define(BODY, (?PAGE - 8)).
@@ -28,28 +28,26 @@
     random :: binary()
 }).
 -opaque set() :: #set{}.
+%% Payloads of so many bytes; shared: one, which every message carries.
+-type what() :: pos_integer() | {shared, pos_integer()}.
 
 page() -> ?PAGE.
 
-%% Makes the payloads of Size bytes known on this node; `with_pool' also keeps them all in memory.
+%% Makes the payloads known on this node; `with_pool' also keeps them all in memory.
 %% One large size at a time is kept: asking for another one frees the pool of the first.
--spec prepare(pos_integer(), with_pool | checksums, Seed :: integer()) -> ok.
-prepare(Size, Mode, Seed) ->
-    Key = {?MODULE, Size},
-    case persistent_term:get(Key, none) of
-        #set{bins = none} when Mode =:= with_pool -> make(Key, Size, Mode, Seed);
+-spec prepare(what(), with_pool | checksums, Seed :: integer()) -> ok.
+prepare(What, Mode, Seed) ->
+    case persistent_term:get({?MODULE, What}, none) of
+        #set{bins = none} when Mode =:= with_pool -> make(What, Mode, Seed);
         #set{} -> ok;
-        none -> make(Key, Size, Mode, Seed)
+        none -> make(What, Mode, Seed)
     end.
 
-make(Key, Size, Mode, Seed) ->
+make(What, Mode, Seed) ->
+    Size = size_of(What),
     Size >= ?PAGE andalso forget_large(),
     Random = random(Seed),
-    Keys =
-        case Size < ?PAGE of
-            true -> ?SMALL_KEYS;
-            false -> max(8, ?POOL_BYTES div Size)
-        end,
+    Keys = keys(What),
     Keep = Size < ?PAGE orelse Mode =:= with_pool,
     Made = [make_one(K, Size, Random, Keep) || K <- lists:seq(1, Keys)],
     Set = #set{
@@ -63,7 +61,22 @@ make(Key, Size, Mode, Seed) ->
             end,
         random = Random
     },
-    persistent_term:put(Key, Set).
+    persistent_term:put({?MODULE, What}, Set).
+
+size_of({shared, Size}) -> Size;
+size_of(Size) -> Size.
+
+keys({shared, _Size}) -> 1;
+keys(Size) when Size < ?PAGE -> ?SMALL_KEYS;
+keys(Size) -> max(8, ?POOL_BYTES div Size).
+
+%% How much memory the sender of such payloads goes through; as if it were none while they are small.
+-spec pool_bytes(what()) -> non_neg_integer().
+pool_bytes(What) ->
+    case size_of(What) of
+        Size when Size < ?PAGE -> 0;
+        Size -> keys(What) * Size
+    end.
 
 make_one(K, Size, Random, Keep) ->
     %% The copy drops the room to grow that a binary built by appending keeps.
@@ -73,7 +86,7 @@ make_one(K, Size, Random, Keep) ->
 forget_large() ->
     [
         persistent_term:erase(Key)
-     || {{?MODULE, Size} = Key, _} <- persistent_term:get(), Size >= ?PAGE
+     || {{?MODULE, What} = Key, _} <- persistent_term:get(), size_of(What) >= ?PAGE
     ],
     ok.
 
@@ -82,8 +95,8 @@ forget() ->
     [persistent_term:erase(Key) || {{?MODULE, _} = Key, _} <- persistent_term:get()],
     ok.
 
--spec set(pos_integer()) -> set().
-set(Size) -> persistent_term:get({?MODULE, Size}).
+-spec set(what()) -> set().
+set(What) -> persistent_term:get({?MODULE, What}).
 
 %% Payload of a message out of the pool.
 -spec get(pos_integer(), pos_integer(), set()) -> {Crc :: non_neg_integer(), binary()}.

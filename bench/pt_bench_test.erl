@@ -177,6 +177,16 @@ payload() ->
         end
      || Size <- [64, 1024, 65536, 65536 + 100]
     ],
+    %% A shared one is every message's.
+    ok = pt_bench_payload:prepare({shared, 65536}, with_pool, 1),
+    One = pt_bench_payload:set({shared, 65536}),
+    {OneCrc, OneBin} = pt_bench_payload:get(3, 10, One),
+    {OneCrc, OneBin} = pt_bench_payload:get(4, 11, One),
+    true = pt_bench_payload:intact(3, 10, OneCrc, OneBin, 1, One),
+    false = pt_bench_payload:intact(3, 10, OneCrc, <<255, (binary:part(OneBin, 1, 65535))/binary>>, 1, One),
+    65536 = pt_bench_payload:pool_bytes({shared, 65536}),
+    0 = pt_bench_payload:pool_bytes(64),
+    ok = pt_bench_payload:prepare(65536 + 100, with_pool, 1),
     %% Swapped pages show without the full checksum.
     Set = pt_bench_payload:set(65536 + 100),
     {Crc, <<A:4096/binary, B:4096/binary, Rest/binary>>} = pt_bench_payload:get(1, 1, Set),

@@ -18,7 +18,7 @@
 %%
 %% Workers are on the first node and partners on the second, unless `peers' and `from' say otherwise.
 -module(pt_bench_work).
--export([prepare/2, run/3, ready/1, done/2]).
+-export([prepare/2, payload/1, run/3, ready/1, done/2]).
 -export_type([part/0, cell/0, job/0, outcome/0, part_result/0]).
 
 -type part() :: #{
@@ -33,8 +33,9 @@
     total => pos_integer(),
     %% flow with a window: messages for each acknowledgement, default 1; at most the window
     ack_every => pos_integer(),
-    %% flow: pool (distinct binaries made before) or fresh (memory of its own for each message)
-    payload => pool | fresh,
+    %% flow: pool (distinct binaries made before, default), shared (one binary, sent again and again by
+    %% all), or fresh (memory of its own for each message)
+    payload => pool | shared | fresh,
     %% the class of traffic, for carriers that have channels; default small
     channel => small | bulk,
     %% start this much later and stop this much earlier than the other parts
@@ -100,14 +101,19 @@
 -spec prepare(cell(), first | second | further) -> ok.
 prepare(#{parts := Parts, seed := Seed} = Cell, Side) ->
     [
-        ok = prepare_payload(maps:get(form, Part, binary), Size, mode(Side, Part), Seed)
-     || #{size := Size} = Part <- Parts
+        ok = prepare_payload(maps:get(form, Part, binary), payload(Part), mode(Side, Part), Seed)
+     || Part <- Parts
     ],
     Side =:= second andalso pt_bench_peers:ensure(Cell),
     erlang:garbage_collect(),
     ok.
 
-prepare_payload(binary, Size, Mode, Seed) -> pt_bench_payload:prepare(Size, Mode, Seed);
+%% What the messages of a part carry.
+-spec payload(part()) -> pt_bench_payload:what().
+payload(#{payload := shared, size := Size}) -> {shared, Size};
+payload(#{size := Size}) -> Size.
+
+prepare_payload(binary, What, Mode, Seed) -> pt_bench_payload:prepare(What, Mode, Seed);
 prepare_payload(Form, Size, _Mode, _Seed) -> pt_bench_term:prepare(Form, Size).
 
 mode(first, #{from := peers}) -> checksums;

@@ -46,7 +46,8 @@ uint64_t pt_floor_now(void);    /* ns, CLOCK_MONOTONIC */
 uint64_t pt_floor_cpu_us(void); /* user and system time of this process */
 
 int pt_floor_serve(const char *host);
+/* memory: bytes a stream's sender goes through, from the start again at their end; 0: one buffer. */
 int pt_floor_run(const char *host, const char *port, const char *kind, struct pt_floor_ask ask,
-                 uint64_t under_way, uint64_t run_ns);
+                 uint64_t under_way, uint64_t run_ns, uint64_t memory);
 
 #endif

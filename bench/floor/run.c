@@ -95,12 +95,11 @@ static int echo(struct pt_floor_io *io, const struct pt_floor_ask *ask, uint64_t
     return rc;
 }
 
-static int stream(struct pt_floor_io *io, const struct pt_floor_ask *ask, uint64_t until,
-                  struct figures *f)
+static int stream(struct pt_floor_io *io, const struct pt_floor_ask *ask, const char *out,
+                  uint64_t memory, uint64_t until, struct figures *f)
 {
-    char *out = calloc(1, PT_FLOOR_BUF);
-    uint64_t opens = pt_floor_now() + ask->warm_ns;
-    int rc = out ? 0 : -ENOMEM;
+    uint64_t opens = pt_floor_now() + ask->warm_ns, at = 0;
+    int rc = 0;
 
     while (rc == 0) {
         uint64_t now = pt_floor_now();
@@ -111,11 +110,11 @@ static int stream(struct pt_floor_io *io, const struct pt_floor_ask *ask, uint64
         }
         if (now >= until)
             break;
-        rc = pt_floor_send(io, out, PT_FLOOR_BUF);
+        rc = pt_floor_send(io, out + at, PT_FLOOR_BUF);
         f->bytes += PT_FLOOR_BUF;
+        at = at + 2 * PT_FLOOR_BUF <= memory ? at + PT_FLOOR_BUF : 0;
     }
     f->ended = pt_floor_now();
-    free(out);
     return rc;
 }
 
@@ -156,15 +155,25 @@ static void report(const struct pt_floor_ask *ask, uint64_t under_way, const str
 }
 
 int pt_floor_run(const char *host, const char *port, const char *kind, struct pt_floor_ask ask,
-                 uint64_t under_way, uint64_t run_ns)
+                 uint64_t under_way, uint64_t run_ns, uint64_t memory)
 {
     static struct figures f;
     struct pt_floor_answer answer = {0};
     struct pt_floor_io io = {0};
+    char *out = NULL;
+
+    ask.stream = strcmp(kind, "stream") == 0;
+    if (memory < PT_FLOOR_BUF)
+        memory = PT_FLOOR_BUF;
+    if (ask.stream && !(out = malloc(memory))) {
+        fprintf(stderr, "floor: no memory\n");
+        return 1;
+    }
+    if (out)
+        memset(out, 1, memory); /* written: else it is one page of zeros, many times */
     int fd = dial(host, port);
     int rc = fd < 0 ? fd : 0;
 
-    ask.stream = strcmp(kind, "stream") == 0;
     /* No more under way than surely fits the sockets: a blocking client does not read while it
      * sends, nor does the server. */
     if (under_way * ask.size > 64u * 1024u)
@@ -178,7 +187,8 @@ int pt_floor_run(const char *host, const char *port, const char *kind, struct pt
     if (rc == 0) {
         uint64_t until = pt_floor_now() + ask.warm_ns + run_ns;
 
-        rc = ask.stream ? stream(&io, &ask, until, &f) : echo(&io, &ask, under_way, until, &f);
+        rc = ask.stream ? stream(&io, &ask, out, memory, until, &f)
+                        : echo(&io, &ask, under_way, until, &f);
         shutdown(fd, SHUT_WR);
         if (rc == 0)
             rc = pt_floor_recv_all(&io, &answer, sizeof answer);
@@ -188,6 +198,7 @@ int pt_floor_run(const char *host, const char *port, const char *kind, struct pt
     }
     if (fd >= 0)
         close(fd);
+    free(out);
     if (rc < 0) {
         fprintf(stderr, "floor: %s over %s:%s: %s\n", kind, host, port, strerror(-rc));
         return 1;
