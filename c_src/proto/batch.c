@@ -72,8 +72,8 @@ static void arena_grew(struct pt_batch *b, struct pt_batch_room *r, size_t n)
 
 static bool has_room(const struct pt_batch *b)
 {
-    return b->bytes < PT_BATCH_BYTES && b->nmsgs < PT_BATCH_MSGS &&
-           b->count + PT_MSG_IOV_MAX + 2 <= PT_BATCH_IOV &&
+    return b->bytes + PT_FRAME_HEAD_MAX + PT_BATCH_LEAST <= PT_BATCH_BYTES &&
+           b->nmsgs < PT_BATCH_MSGS && b->count + PT_MSG_IOV_MAX + 2 <= PT_BATCH_IOV &&
            b->used + PT_FRAME_HEAD_MAX + PT_ATOM_SECTION_MAX + PT_BATCH_COPY <= PT_BATCH_ARENA;
 }
 
@@ -116,7 +116,8 @@ int pt_batch_fill(struct pt_batch *b, struct pt_txq *q, unsigned want, size_t ch
     if (wanted && !r && !(r = get_room(b)))
         return -ENOMEM;
     while (r && has_room(b)) {
-        int rc = pt_txq_next(q, b->lane, want, chunk, &e);
+        size_t left = PT_BATCH_BYTES - b->bytes - PT_FRAME_HEAD_MAX;
+        int rc = pt_txq_next(q, b->lane, want, PT_MIN(chunk, left), &e);
         if (rc <= 0)
             return rc;
         struct pt_msg *m = e.msg;

@@ -14,7 +14,13 @@ enum {
     PT_BATCH_ARENA = 96 * 1024,
     PT_BATCH_COPY = 1280, /* messages up to this size are copied into the arena */
     PT_BATCH_MSGS = 256,
-    PT_BATCH_BYTES = 256 * 1024 /* filled up to about here: more would only age in the batch */
+    /* The most there is in a batch (a message of up to 64 KB that is not cut may exceed it): four packets as
+     * Linux makes them for loopback and for a device that cuts them up itself (65483 bytes, 65160 in
+     * Ethernet's segments, some less with IPv6). A few bytes beyond a multiple are a packet of their own,
+     * which costs as much as a full one: with 256 KB, a fifth of the rate of large messages
+     * (docs/performance.md). More would only age in the batch. */
+    PT_BATCH_BYTES = 4 * 64000,
+    PT_BATCH_LEAST = 16 * 1024 /* room for less is not used: a chunk has its price at both ends */
 };
 
 /* What a batch needs while there is something in it. */

@@ -449,10 +449,12 @@ static bool bulk_frame(struct pt_txq *q, struct pt_msg *m, unsigned lane, size_t
                        struct pt_emit *e)
 {
     size_t left = m->size - m->emitted;
-    size_t part = pt_msg_fit(m, PT_MIN(left, chunk), PT_MSG_IOV_MAX);
+    /* One that may travel whole does, also where less is asked for: BARE ones cannot be cut. */
+    bool single = m->complete && !m->transfer && m->size <= PT_FRAME_SINGLE_MAX;
+    size_t part = pt_msg_fit(m, single ? left : PT_MIN(left, chunk), PT_MSG_IOV_MAX);
     bool final = m->complete && left == part;
 
-    if (final && !m->transfer && m->size <= PT_FRAME_SINGLE_MAX) {
+    if (final && single) {
         delist(q, m);
         if (!m->head || must_wait(q, m, lane))
             return false;

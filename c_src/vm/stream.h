@@ -19,9 +19,9 @@
 enum {
     PT_LANES_MAX = 16,
     /* Between bulk and small messages on one lane a chunk is the head of the line; on a lane of
-     * its own it only sets how often two bulk messages alternate. */
+     * its own it only sets how often two bulk messages alternate: with each batch. */
     PT_CHUNK_SHARED = 64 * 1024,
-    PT_CHUNK_BULK = 256 * 1024,
+    PT_CHUNK_BULK = PT_BATCH_BYTES,
     /* Messages in the queue before it is full, whatever their size, and bytes in the distribution's own
      * queue, if its messages have less than .._MEAN on average: as much as the VM takes behind them by
      * default (+zdbbl). A deeper queue of small messages buys no isolation, since it is they that are
