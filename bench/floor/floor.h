@@ -6,8 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A buffer that fits a socket's: larger ones gain nothing on loopback, smaller ones cost calls. */
-#define PT_FLOOR_BUF (256u * 1024u)
+/* A buffer that fits a socket's and whole packets of loopback (c_src/proto/batch.h): larger ones gain
+ * nothing there, smaller ones cost calls. */
+#define PT_FLOOR_BUF (4u * 64000u)
 
 /* How bytes are moved. One thread uses it. Open and close it around a connection. */
 struct pt_floor_io {
