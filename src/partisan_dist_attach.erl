@@ -57,9 +57,12 @@ accept(Driver, Socket, Packet, Deadline, Gate) ->
 
 %% Who knew the session's name and went away meanwhile is its peer: the connection ended, or an overlay
 %% took the link down. Nobody has to act on that.
-refused(Why) when Why =:= "closed" ->
+refused("closed") ->
     partisan_dist_reg:log_limited(given_up_lane, info, "partisan: a lane was given up by the peer "
                                   "before it was attached", []);
+refused(ended) ->
+    partisan_dist_reg:log_limited(late_lane, info, "partisan: a lane came after its session had ended",
+                                  []);
 refused(Why) ->
     partisan_dist_reg:log_limited(refused_lane, notice, "partisan: refused a lane: ~ts", [Why]).
 
@@ -68,7 +71,8 @@ try_accept(Driver, Socket, Packet, Deadline, Gate) ->
         {ok, Id, Lane, NonceC} ->
             case partisan_dist_reg:lookup(Id) of
                 {ok, Pid} -> prove(Driver, Socket, Pid, {Id, Lane, NonceC}, Deadline, Gate);
-                error -> {error, "no such session (it may just have ended)"}
+                ended -> {error, ended};
+                error -> {error, "no such session (it may have ended a while ago)"}
             end;
         error ->
             {error, "an attach request of another version"}
@@ -121,7 +125,7 @@ ask(Pid, Lane, Deadline) ->
             erlang:demonitor(Ref, [flush]),
             Answer;
         {'DOWN', Ref, process, _, _} ->
-            {error, "the session has just ended"}
+            {error, ended}
     after partisan_dist_listen:left(Deadline) ->
             {error, "the session did not come up in time"}
     end.

@@ -20,6 +20,7 @@
 -define(TABLE, ?MODULE).
 -define(CARRIER, {?MODULE, carrier}).
 -define(LOG_INTERVAL, 10000). % ms between two lines of one kind
+-define(REMEMBERED, 120000). % ms; as long as a lane may take to come (net_setuptime's largest)
 
 -type counter() :: accepted | nodes | lanes | questions | silent | garbage | evicted |
                    turned_away | refused_lanes | accept_errors.
@@ -54,10 +55,12 @@ enter(SessionId) ->
     _ = insert({{session, SessionId}, self()}),
     Ref.
 
--spec lookup(SessionId :: binary()) -> {ok, pid()} | error.
+%% `ended`: there was one until lately.
+-spec lookup(SessionId :: binary()) -> {ok, pid()} | ended | error.
 lookup(SessionId) ->
     try ets:lookup(?TABLE, {session, SessionId}) of
-        [{_, Pid}] -> {ok, Pid};
+        [{_, Pid}] when is_pid(Pid) -> {ok, Pid};
+        [{_, ended}] -> ended;
         [] -> error
     catch
         error:badarg -> error
@@ -179,13 +182,27 @@ handle_cast(_Message, State) ->
 
 handle_info({'DOWN', Ref, process, _Pid, _Reason}, State) when is_map_key(Ref, State) ->
     {Row, Rest} = maps:take(Ref, State),
-    true = ets:delete_object(?TABLE, Row), % a newer session with the node may have its own
+    gone(Row),
     {noreply, Rest};
+handle_info({forget, Row}, State) ->
+    true = ets:delete_object(?TABLE, Row),
+    {noreply, State};
 handle_info({partisan_loop_failed, Text}, State) ->
     ?LOG_ERROR("partisan: ~ts", [Text]),
     {noreply, State};
 handle_info(_Message, State) ->
     {noreply, State}.
+
+%% Lanes may be on their way to a session that ends: they are not strangers. Only who knows the cookie
+%% has a session, so nobody else makes us remember any.
+gone({{session, _} = Key, _Pid}) ->
+    Ended = {Key, ended},
+    true = ets:insert(?TABLE, Ended),
+    _ = erlang:send_after(?REMEMBERED, self(), {forget, Ended}),
+    ok;
+gone(Row) ->
+    true = ets:delete_object(?TABLE, Row), % a newer session with the node may have its own
+    ok.
 
 start() ->
     maybe_all([fun partisan_dist_conf:load/0,

@@ -8,7 +8,7 @@
 -export([garbage_is_closed_and_counted/1, silence_ends_with_the_setup_time/1,
          half_open_connections_are_bounded/1, silent_handshakes_lock_nobody_out/1,
          slow_handshake_without_pressure/1, doors_do_not_leak/1, lane_of_no_session/1,
-         lane_attach_garbage/1, out_of_descriptors/1, code_upgrade_of_the_acceptor/1,
+         lane_attach_garbage/1, lane_of_ended_session/1, out_of_descriptors/1, code_upgrade_of_the_acceptor/1,
          registry_comes_back/1, strange_hello/1, plain_peers_refused/1]).
 
 suite() ->
@@ -17,7 +17,8 @@ suite() ->
 all() ->
     [garbage_is_closed_and_counted, silence_ends_with_the_setup_time,
      half_open_connections_are_bounded, silent_handshakes_lock_nobody_out,
-     slow_handshake_without_pressure, doors_do_not_leak, lane_of_no_session, lane_attach_garbage,
+     slow_handshake_without_pressure, doors_do_not_leak, lane_of_no_session, lane_of_ended_session,
+     lane_attach_garbage,
      out_of_descriptors, code_upgrade_of_the_acceptor, registry_comes_back, strange_hello,
      plain_peers_refused].
 
@@ -158,6 +159,28 @@ lane_of_no_session(_Config) ->
     ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 30000)),
     ?assert(pt_peer:wait(fun() -> counter(P, refused_lanes) =:= 1 end)),
     said_seldom(P, notice, "refused a lane"),
+    is_well(P),
+    pt_peer:stop(P).
+
+%% A lane that was on its way when its session ended is no stranger: nobody needs to read of it.
+lane_of_ended_session(_Config) ->
+    P = start([]),
+    Id = crypto:strong_rand_bytes(16),
+    Session = pt_peer:eval(P, fun() ->
+                                      spawn(fun() ->
+                                                    _ = partisan_dist_reg:enter(Id),
+                                                    receive stop -> ok end
+                                            end)
+                              end),
+    Lookup = fun() -> pt_peer:call(P, partisan_dist_reg, lookup, [Id]) end,
+    ?assert(pt_peer:wait(fun() -> Lookup() =:= {ok, Session} end)),
+    pt_peer:eval(P, fun() -> Session ! stop end),
+    ?assert(pt_peer:wait(fun() -> Lookup() =:= ended end)),
+    {ok, S} = connect(P),
+    ok = gen_tcp:send(S, attach(Id)),
+    ?assertMatch({error, closed}, gen_tcp:recv(S, 0, 30000)),
+    said_seldom(P, info, "a lane came after its session had ended"),
+    ?assertEqual([], logs(P, "refused a lane")),
     is_well(P),
     pt_peer:stop(P).
 
