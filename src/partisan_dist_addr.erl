@@ -192,7 +192,7 @@ connect_options() ->
 %% Options by the user, then Extra, then those that the handshake needs to read exact lengths.
 -spec forced([term()], [term()]) -> [term()].
 forced(Given, Extra) ->
-    Keys = [active, packet, mode, deliver, inet_backend | [Key || {Key, _} <- Extra]],
+    Keys = [active, packet, header, mode, deliver, inet_backend | [Key || {Key, _} <- Extra]],
     [Option || Option <- Given, not is_forced(Option, Keys)]
         ++ Extra ++ [{active, false}, {packet, raw}, {mode, binary}].
 
