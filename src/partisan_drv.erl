@@ -213,5 +213,9 @@ result(Port, Verb, Data) ->
         <<0, Result/binary>> -> {ok, Result};
         <<1, Words/binary>> -> {error, binary_to_list(Words)}
     catch
-        error:badarg -> {error, "the connection's port is closed"}
+        error:badarg ->
+            case erlang:port_info(Port, name) of
+                undefined -> {error, "the connection's port is closed"};
+                _ -> {error, "the loaded driver is older than its modules: restart the node"}
+            end
     end.
