@@ -9,6 +9,7 @@
 -export([select/2, is_node_name/1, resolve/3, peer_address/3]).
 -export([hint/2]).
 -export([local_address/2, allowed_ip/2]).
+-export([hide_peer/2]).
 -export([connect_options/0, setup_time/0, setopts/2, forced/2]).
 
 -type driver() :: inet_tcp | inet6_tcp.
@@ -158,6 +159,17 @@ peer_address(Driver, Socket, Node) ->
         _ ->
             error
     end.
+
+%% Of a further lane's socket, inet:peername/1 shall say port 0. Tools find the socket of a distribution
+%% connection by the address that net_kernel:nodes_info/0 has, and do not expect several; the lanes
+%% that a peer accepted all go to that one. Nothing but inet:peername/1 and inet:i/0 reads it.
+%% prim_inet is internal to OTP: without the function the socket shows its true peer, and works.
+-spec hide_peer(inet:socket(), inet:ip_address()) -> ok.
+hide_peer(Socket, Ip) ->
+    _ = try prim_inet:setpeername(Socket, {Ip, 0})
+        catch error:_ -> error
+        end,
+    ok.
 
 %% Option check_ip of kernel: only peers of a network that this host is part of.
 -spec allowed_ip(driver(), inet:socket()) -> true | {false, term()}.

@@ -140,6 +140,7 @@ open(Owner, Lane, #{driver := Driver, target := {Ip, Port}} = Options) ->
     case Driver:connect(Ip, Port, partisan_dist_addr:connect_options(),
                         partisan_dist_listen:left(Deadline)) of
         {ok, Socket} ->
+            partisan_dist_addr:hide_peer(Socket, Ip),
             case knock(Driver, Socket, Lane, Options, Deadline) of
                 ok ->
                     case give(Driver, Socket, Owner, {opened, Lane, Socket}) of
