@@ -23,7 +23,7 @@ open(Socket, Lanes, Init) ->
             put(?KEY, #{port => Port, lanes => Lanes}),
             case partisan_drv:init(Port, Init) of
                 ok ->
-                    partisan_dist_lanes:port(Lanes, Port),
+                    partisan_dist_lanes:port(Lanes, Port, Socket),
                     partisan_dist_reg:enter_node(maps:get(node, Init), Lanes),
                     partisan_drv:lane(Port, 0, Socket);
                 {error, _} = Error ->

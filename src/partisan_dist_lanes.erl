@@ -6,7 +6,7 @@
 %% that sends the bulk; an acceptor asks its connector, by a message over the connection.
 -module(partisan_dist_lanes).
 
--export([start_link/1, port/2, up/1, setopts/2]).
+-export([start_link/1, port/3, up/1, setopts/2]).
 -export([init/2, loop/1]).
 
 -include_lib("kernel/include/logger.hrl").
@@ -35,10 +35,10 @@ start_link(Options) ->
     receive {Pid, ready} -> Pid end. % if it dies instead, so do we
 
 %% The driver's port is there. Returns when the session's process hears of its end: of a connection that
-%% ends at once the log would else not know why.
--spec port(pid(), port()) -> ok.
-port(Pid, Port) ->
-    Pid ! {port, self(), Port},
+%% ends at once the log would else not know why. Socket: that of lane 0, which the owner keeps.
+-spec port(pid(), port(), inet:socket()) -> ok.
+port(Pid, Port, Socket) ->
+    Pid ! {port, self(), Port, Socket},
     receive {Pid, ready} -> ok end.
 
 %% The connection is up: lanes may attach.
@@ -81,9 +81,10 @@ loop(#{owner := Owner, registry := Registry} = State) ->
             ?MODULE:loop(State);
         {failed, Lane, Why} ->
             ?MODULE:loop(State#{trouble := io_lib:format("lane ~b: ~ts", [Lane, Why])});
-        {port, From, Port} ->
+        {port, From, Port, Socket} ->
             _ = partisan_drv:notify(Port),
             _ = erlang:monitor(port, Port),
+            _ = erlang:monitor(port, Socket),
             From ! {self(), ready},
             ?MODULE:loop(State#{port := Port});
         {channel, Event} ->
@@ -118,11 +119,11 @@ loop(#{owner := Owner, registry := Registry} = State) ->
             exit(shutdown); % takes openers under way along
         {'EXIT', Pid, _Reason} when is_pid(Pid) ->
             ?MODULE:loop(opener_done(Pid, State));
-        {'DOWN', _, port, _, _} ->
-            %% Somebody called port_close/1: an exit with reason normal, which the owner's link to
-            %% the port does not tell it, and nobody ticks it any more.
-            exit(Owner, connection_closed),
-            ?MODULE:loop(State);
+        {'DOWN', _, port, Port, _} ->
+            %% Somebody called port_close/1 or inet:close/1: an exit with reason normal, which the
+            %% owner's link to the port does not tell it. Nobody ticks it any more, or it has no socket
+            %% options, statistics and address to show.
+            ?MODULE:loop(port_closed(Port, State));
         {'DOWN', Registry, process, _, _} ->
             ?MODULE:loop(enter_again(State));
         _ ->
@@ -130,6 +131,17 @@ loop(#{owner := Owner, registry := Registry} = State) ->
     after 0 ->
         %% Without a stack there is no old code to come back to: upgrades leave this process alone.
         erlang:hibernate(?MODULE, loop, [State])
+    end.
+
+%% The driver's port, or lane 0's socket. An owner that ends takes both along, and knows better why.
+port_closed(Port, #{owner := Owner, port := Driver, closed := Closed} = State) ->
+    case is_process_alive(Owner) of
+        true when Port =/= Driver, Closed =:= undefined ->
+            exit(Owner, connection_closed),
+            State#{closed := "its socket was closed on this node (inet:close/1)"};
+        _ ->
+            exit(Owner, connection_closed),
+            State
     end.
 
 came_up(#{events := Events} = State) ->
