@@ -98,9 +98,6 @@ loop(#{owner := Owner, registry := Registry} = State) ->
         {partisan_lane_gone, _Port, Channel, Lane} ->
             #{chans := Chans} = State,
             ?MODULE:loop(State#{chans := partisan_dist_chans:lane_gone(Channel, Lane, State, Chans)});
-        {partisan_unfinished, Port, SeqId, Id, Serial} ->
-            ok = unfinished(Port, SeqId, Id, Serial),
-            ?MODULE:loop(State);
         {partisan_more_lanes, _Port} ->
             ?MODULE:loop(more_lanes(State));
         more_lanes ->
@@ -234,14 +231,6 @@ try_again(#{openers := Openers, retry := idle, retries := Retries, retried := La
     end;
 try_again(State) ->
     State.
-
-%% --- messages that stopped half-way
-
-%% A large message did not go on from one tick to the next. Of a sender that was killed no more will come.
-unfinished(Port, SeqId, Id, Serial) ->
-    Sender = list_to_pid(lists:flatten(io_lib:format("<0.~b.~b>", [Id, Serial]))),
-    _ = is_process_alive(Sender) orelse partisan_drv:abandon(Port, SeqId),
-    ok.
 
 %% --- more lanes than at first
 

@@ -2,7 +2,7 @@
 -module(partisan_drv).
 
 -export([load/0]).
--export([open/0, init/2, lane/3, start/1, tick/1, stat/1, test/4, set_max_queue/2, notify/1, abandon/2]).
+-export([open/0, init/2, lane/3, start/1, tick/1, stat/1, test/4, set_max_queue/2, notify/1]).
 -export([channel/3, channel_lane/4, channel_state/2, channel_stop/3, channel_close/2]).
 
 -export_type([init/0]).
@@ -22,7 +22,6 @@
 -define(CHANNEL_STATE, 11).
 -define(CHANNEL_CLOSE, 12).
 -define(CHANNEL_STOP, 13).
--define(ABANDON, 14).
 
 -define(VERSION, 1).
 
@@ -156,11 +155,6 @@ set_max_queue(Port, Bytes) -> control(Port, ?SETQ, <<Bytes:64>>).
 %% The caller gets {partisan_closed, Port, Reason :: string()} before the wire ends the port.
 -spec notify(port()) -> answer().
 notify(Port) -> control(Port, ?NOTIFY, <<>>).
-
-%% The sender of this sequence of fragments is dead: what came of its message is thrown away, here and at
-%% the peer.
--spec abandon(port(), non_neg_integer()) -> answer().
-abandon(Port, SeqId) -> control(Port, ?ABANDON, <<SeqId:64>>).
 
 %% A channel of the number No, which has no lane yet.
 -spec channel(port(), pos_integer(),

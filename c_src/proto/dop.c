@@ -138,41 +138,6 @@ void pt_packet_scan(const uint8_t *p, size_t avail, size_t total, struct pt_pack
     scan_control(&(struct pt_etf){p + out->header_len, p + n}, out);
 }
 
-bool pt_packet_sender(const uint8_t *p, const struct pt_packet *pk, uint32_t *id, uint32_t *serial)
-{
-    enum {
-        REG_SEND = 6,
-        REG_SEND_TT = 16,
-        SEND_SENDER = 22,
-        SEND_SENDER_TT = 23,
-        SPAWN_REQUEST = 29,
-        SPAWN_REQUEST_TT = 30,
-        ALIAS_SEND = 33,
-        ALIAS_SEND_TT = 34
-    };
-    enum {
-        NUMBERS = 12
-    }; /* id, serial, creation: where NEW_PID_EXT ends, what was looked at ends */
-
-    switch (pk->op) {
-    case REG_SEND:
-    case REG_SEND_TT:
-    case SEND_SENDER:
-    case SEND_SENDER_TT:
-    case SPAWN_REQUEST:
-    case SPAWN_REQUEST_TT:
-    case ALIAS_SEND:
-    case ALIAS_SEND_TT: break;
-    default: return false;
-    }
-    if (pk->order != PT_ORDER_SENDER || pk->looked_at < pk->header_len + NUMBERS)
-        return false;
-    const uint8_t *num = p + pk->looked_at - NUMBERS;
-    *id = pt_get32(num);
-    *serial = pt_get32(num + 4);
-    return pt_etf_pid_key(*id, *serial, pt_get32(num + 8)) == pk->key;
-}
-
 void pt_packet_scan_next(struct pt_packet_memo *memo, const uint8_t *p, size_t avail, size_t total,
                          struct pt_packet *out)
 {

@@ -62,11 +62,6 @@ struct pt_packet_memo {
 void pt_packet_scan_next(struct pt_packet_memo *memo, const uint8_t *p, size_t avail, size_t total,
                          struct pt_packet *out);
 
-/* Of a FRAG_FIRST that was scanned from p: the numbers of the local process that sends it, if the VM sends
- * the rest only as long as that process lives. Not so for the signals of one that exits: these are finished,
- * and the process is no longer alive meanwhile. */
-bool pt_packet_sender(const uint8_t *p, const struct pt_packet *pk, uint32_t *id, uint32_t *serial);
-
 /* Name of an operation for statistics ("SEND_SENDER"), "UNKNOWN" if it has none. */
 const char *pt_dop_name(uint8_t op);
 

@@ -306,7 +306,7 @@ int pt_etf_atom(struct pt_etf *e, const uint8_t **name, size_t *len)
 /* One-to-one in {id, serial} for a given creation, so two processes of one node life never share
  * a key. The multiplier is 2^64 over the golden ratio; the last shift brings the well mixed high
  * half down, where a hash map takes its bits. */
-uint64_t pt_etf_pid_key(uint32_t id, uint32_t serial, uint32_t creation)
+static uint64_t pid_key(uint32_t id, uint32_t serial, uint32_t creation)
 {
     const uint64_t golden = 0x9e3779b97f4a7c15u;
     uint64_t x = ((uint64_t)serial << 32 | id) ^ creation * golden;
@@ -332,7 +332,7 @@ int pt_etf_pid(struct pt_etf *e, uint64_t *key)
     const uint8_t *num = e->p + 1 + head + len;
     if ((size_t)(e->end - num) < tail)
         return PT_E_MORE;
-    *key = pt_etf_pid_key(pt_get32(num), pt_get32(num + 4), old ? num[8] : pt_get32(num + 8));
+    *key = pid_key(pt_get32(num), pt_get32(num + 4), old ? num[8] : pt_get32(num + 8));
     e->p = num + tail;
     return 0;
 }

@@ -32,7 +32,6 @@ bool pt_etf_is_sure(struct pt_etf *e);
  * node's name is left out: senders are processes of the node that sends, and hashing an atom that
  * has several encodings would cost more than all the rest. */
 int pt_etf_pid(struct pt_etf *e, uint64_t *key);
-uint64_t pt_etf_pid_key(uint32_t id, uint32_t serial, uint32_t creation); /* its key; never 0 */
 int pt_etf_is_atom(const struct pt_etf *e); /* 1 if the next term is an atom, else 0 */
 int pt_etf_is_pid(const struct pt_etf *e);
 

@@ -220,23 +220,6 @@ int pt_txq_finish(struct pt_txq *q, struct pt_msg *m)
     return 0;
 }
 
-bool pt_txq_abandon(struct pt_txq *q, struct pt_msg *m, uint64_t *transfer, unsigned *lane)
-{
-    if (m->lanes & (m->lanes - 1u))
-        return false;
-    *transfer = m->transfer;
-    *lane = m->lanes ? (unsigned)__builtin_ctz(m->lanes) : 0;
-    for (struct pt_list *n = q->bulk_active.next; n != &q->bulk_active; n = n->next)
-        q->active -= n == &m->pick;
-    pt_list_del(&m->pick);
-    pt_list_del(&m->order);
-    q->bytes -= m->size - m->emitted;
-    m->done = true; /* a batch that has a chunk of it frees it */
-    if (!m->inflight)
-        pt_msg_free(m, q->ops);
-    return true;
-}
-
 /* ---- numbering ---- */
 
 struct order {

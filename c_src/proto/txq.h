@@ -123,10 +123,6 @@ int pt_txq_pass(struct pt_txq *q, unsigned lane, uint64_t key, size_t length, si
 void pt_txq_open(struct pt_txq *q, struct pt_msg *m);
 void pt_txq_grown(struct pt_txq *q, struct pt_msg *m, size_t added);
 int pt_txq_finish(struct pt_txq *q, struct pt_msg *m); /* 0 or -ENOMEM (m stays open) */
-/* An open message that will not be finished: the queue frees it. True: done; if *transfer is not 0, DROP has
- * to be sent for it on *lane, behind what is in that lane's batch. False: its chunks took several lanes, so
- * that a DROP could overtake one; it stays. */
-bool pt_txq_abandon(struct pt_txq *q, struct pt_msg *m, uint64_t *transfer, unsigned *lane);
 
 /* Chooses the next frame for a lane. `want`: PT_WANT_*; chunk: most payload bytes of a chunk.
  * 1: *e is set, e->frame.length payload bytes are to be taken from e->msg (pt_msg_take/copy) by

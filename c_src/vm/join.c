@@ -11,12 +11,8 @@
 enum { VM_FRAGMENT = 64 * 1024 }; /* ERTS_DIST_FRAGMENT_SIZE, OTP 22-29 */
 
 struct pt_join {
-    uint64_t seq_id;
     struct pt_msg *msg; /* the queue's */
     uint64_t expected;  /* next FragId, counting down to 1 */
-    bool may_end;       /* it is not finished if its sender dies: */
-    uint32_t id, serial;
-    uint64_t looked; /* what was expected at the last look */
 };
 
 struct pt_msg *pt_join_whole(struct pt_source *src, const struct pt_packet *pk,
@@ -51,7 +47,7 @@ static int raw(struct pt_peer *p, struct pt_source *src, uint8_t kind)
 }
 
 static int first(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src,
-                 const struct pt_atom_refs *refs, const uint8_t *front)
+                 const struct pt_atom_refs *refs)
 {
     struct pt_join *j = pt_alloc(sizeof *j);
     struct pt_msg *m = pt_join_whole(src, pk, refs);
@@ -67,8 +63,7 @@ static int first(struct pt_peer *p, const struct pt_packet *pk, struct pt_source
         pt_free(j);
         return 0;
     }
-    *j = (struct pt_join){.seq_id = pk->seq_id, .msg = m, .expected = pk->frag_id - 1};
-    j->may_end = pt_packet_sender(front, pk, &j->id, &j->serial);
+    *j = (struct pt_join){m, pk->frag_id - 1};
     rc = pt_hmap_put(&p->joins, pk->seq_id, j);
     if (rc)
         goto fail;
@@ -105,12 +100,12 @@ static int next(struct pt_peer *p, const struct pt_packet *pk, struct pt_source 
 }
 
 int pt_join_packet(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src,
-                   const struct pt_atom_refs *refs, const uint8_t *front)
+                   const struct pt_atom_refs *refs)
 {
     struct pt_join *j = pk->seq_id ? pt_hmap_get(&p->joins, pk->seq_id) : NULL;
 
     if (pk->form == PT_FORM_FRAG_FIRST && !j && pk->seq_id)
-        return first(p, pk, src, refs, front);
+        return first(p, pk, src, refs);
     if (pk->form == PT_FORM_FRAG_NEXT && j && j->expected == pk->frag_id)
         return next(p, pk, src, j);
     /* The receiving VM would end the connection at a sequence begun twice; it cannot see that, for
@@ -118,49 +113,6 @@ int pt_join_packet(struct pt_peer *p, const struct pt_packet *pk, struct pt_sour
     if (pk->form == PT_FORM_FRAG_FIRST && j)
         return -EPROTO;
     return raw(p, src, PT_ORDER_FENCE);
-}
-
-/* The VM says nothing when the sender of a large message is killed in the middle of it: the rest just does
- * not come. (Over inet_tcp the receiving VM keeps what came until the connection ends.) So from tick to tick
- * whoever did not go on while nobody was suspended is asked for; of one that is dead, nothing is in the VM's
- * queue any more either, since that is handed over at once. */
-void pt_join_look(struct pt_peer *p)
-{
-    size_t pos = 0;
-    uint64_t busy = atomic_load_explicit(&p->s.seen.busy_count, memory_order_relaxed);
-    bool calm = !p->busy && busy == p->joins_busy;
-    unsigned asked = 0;
-
-    p->joins_busy = busy;
-    for (struct pt_join *j; (j = pt_hmap_next(&p->joins, &pos));) {
-        if (j->may_end && calm && j->looked == j->expected && asked++ < PT_DROPS)
-            pt_peer_unfinished(p, j->seq_id, j->id, j->serial);
-        j->looked = j->expected;
-    }
-}
-
-bool pt_join_abandon(struct pt_peer *p, uint64_t seq_id)
-{
-    struct pt_join *j = pt_hmap_get(&p->joins, seq_id);
-    struct pt_stream *s = &p->s;
-    uint64_t transfer;
-    unsigned lane;
-
-    if (!j || !j->may_end || j->looked != j->expected || p->busy)
-        return false;
-    pthread_mutex_lock(&s->lock);
-    bool done = s->ndrops < PT_DROPS && pt_txq_abandon(&s->txq, j->msg, &transfer, &lane);
-    if (done && transfer) {
-        s->drops[s->ndrops].transfer = transfer;
-        s->drops[s->ndrops++].lane = lane;
-    }
-    pt_cap_account(s);
-    pthread_mutex_unlock(&s->lock);
-    if (!done)
-        return false;
-    pt_hmap_del(&p->joins, seq_id);
-    pt_free(j);
-    return true;
 }
 
 void pt_join_free(struct pt_peer *p)

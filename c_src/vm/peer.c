@@ -132,20 +132,6 @@ void pt_peer_more_lanes(struct pt_peer *p)
         erl_drv_send_term(p->port_term, p->notify, spec, sizeof spec / sizeof spec[0]);
 }
 
-void pt_peer_unfinished(struct pt_peer *p, uint64_t seq_id, uint32_t id, uint32_t serial)
-{
-    ErlDrvUInt64 seq = seq_id;
-    ErlDrvTermData spec[] = {
-        ERL_DRV_ATOM,   driver_mk_atom((char *)(uintptr_t) "partisan_unfinished"),
-        ERL_DRV_PORT,   p->port_term,
-        ERL_DRV_UINT64, (ErlDrvTermData)&seq,
-        ERL_DRV_UINT,   id,
-        ERL_DRV_UINT,   serial,
-        ERL_DRV_TUPLE,  5};
-    if (p->has_notify)
-        erl_drv_send_term(p->port_term, p->notify, spec, sizeof spec / sizeof spec[0]);
-}
-
 void pt_peer_fail(struct pt_peer *p, int err, const char *what)
 {
     char text[200];

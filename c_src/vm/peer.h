@@ -28,7 +28,6 @@ struct pt_peer {
 
     /* port lock */
     struct pt_hmap joins; /* SeqId -> struct pt_join */
-    uint64_t joins_busy;  /* how often the port had been busy at the last look at them */
     bool started, busy, flush_timer, flushing, failed;
     bool ending; /* the peer said END, a lane ended or failed: the others are read to their ends */
     uint64_t end_by;     /* ns: but not longer than this, .. */
@@ -85,8 +84,6 @@ void pt_peer_end_check(struct pt_peer *p); /* timer: is the time up? The port ma
  * channel 0 is the distribution's own stream. */
 void pt_peer_lane_gone(struct pt_peer *p, const struct pt_lane *l);
 /* Bulk would use lanes that are not there: {partisan_more_lanes, Port}. */
-/* {partisan_unfinished, Port, SeqId, Id, Serial} to whoever called NOTIFY: does <0.Id.Serial> live? */
-void pt_peer_unfinished(struct pt_peer *p, uint64_t seq_id, uint32_t id, uint32_t serial);
 void pt_peer_more_lanes(struct pt_peer *p);
 void pt_peer_wake(struct pt_peer *p); /* any thread: the port's wake descriptor becomes readable */
 
@@ -103,15 +100,10 @@ void pt_tx_unbusy(struct pt_peer *p); /* port lock */
 
 /* join.c; port and session lock */
 struct pt_join;
-/* refs: what the packet's section refers to, front: its bytes; of FRAG_FIRST only. */
+/* refs: what the packet's section refers to; of FRAG_FIRST only. */
 int pt_join_packet(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *src,
-                   const struct pt_atom_refs *refs, const uint8_t *front);
+                   const struct pt_atom_refs *refs);
 void pt_join_free(struct pt_peer *p);
-/* Once a tick, port lock: asks (pt_peer_unfinished) for senders that may have died in mid-message. */
-void pt_join_look(struct pt_peer *p);
-/* Port lock: the sender of this sequence is dead. What came of it is thrown away, here and at the peer. False:
- * nothing is known of it, it went on since it was asked for, or cannot be thrown away now. */
-bool pt_join_abandon(struct pt_peer *p, uint64_t seq_id);
 /* A message with a header that depends on no earlier one: 131 68, all references NEW, and what
  * follows the header in src. NULL: no memory. */
 struct pt_msg *pt_join_whole(struct pt_source *src, const struct pt_packet *pk,

@@ -128,14 +128,6 @@ static int control(struct pt_stream *s, struct pt_lane *l, bool data)
             return -ENOMEM;
         s->tick = false;
     }
-    for (unsigned i = s->ndrops; i-- > 0;) {
-        if (s->drops[i].lane != l->no)
-            continue;
-        f = (struct pt_frame){.type = PT_FRAME_DROP, .transfer = s->drops[i].transfer};
-        if (!pt_batch_control(l->batch, &f))
-            return -ENOMEM;
-        s->drops[i] = s->drops[--s->ndrops];
-    }
     uint64_t watermark = atomic_load_explicit(&s->seen.watermark, memory_order_relaxed);
     uint64_t news = watermark - s->ack_sent;
     if (news && (s->ack_now || (news >= ACK_PIGGYBACK && data))) {
@@ -324,7 +316,7 @@ static int send_lane(struct pt_stream *s, struct pt_lane *l)
 static bool all_sent(const struct pt_stream *s)
 {
     return pt_txq_idle(&s->txq) && !pt_txq_called(&s->txq) && !s->ack_now && !s->tick &&
-           !s->passed && !s->disturbed && !s->ndrops;
+           !s->passed && !s->disturbed;
 }
 
 int pt_stream_send(struct pt_stream *s, unsigned first)

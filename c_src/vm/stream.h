@@ -18,7 +18,6 @@
 
 enum {
     PT_LANES_MAX = 16,
-    PT_DROPS = 32, /* more wait for the next look */
     /* Between bulk and small messages on one lane a chunk is the head of the line; on a lane of
      * its own it only sets how often two bulk messages alternate: with each batch. */
     PT_CHUNK_SHARED = 64 * 1024,
@@ -105,11 +104,6 @@ struct pt_stream {
     struct pt_path path;
     uint64_t lanes_asked; /* ns: when more_lanes was set last */
     bool more_lanes;      /* the port shall ask for the lanes that are not there */
-    struct {
-        uint64_t transfer;
-        unsigned lane;
-    } drops[PT_DROPS]; /* to be said, see pt_txq_abandon() */
-    unsigned ndrops;
     uint64_t sent_bytes;
 
     /* any thread */

@@ -88,7 +88,7 @@ int pt_tx_take(struct pt_peer *p, const struct pt_packet *pk, struct pt_source *
         rc = 0;
     }
     if (!rc && (pk->form == PT_FORM_FRAG_FIRST || pk->form == PT_FORM_FRAG_NEXT))
-        rc = pt_join_packet(p, pk, src, &refs, front);
+        rc = pt_join_packet(p, pk, src, &refs);
     else if (!rc)
         rc = submit_whole(p, pk, src, &refs, size);
     return rc;

@@ -22,8 +22,7 @@ enum verb {
     CHANNEL_LANE,
     CHANNEL_STATE,
     CHANNEL_CLOSE,
-    CHANNEL_STOP,
-    ABANDON
+    CHANNEL_STOP
 };
 enum test { PAUSE_SEND = 1, RESUME_SEND, PAUSE_RECV, RESUME_RECV, SHUT, BREAK_LOOP };
 
@@ -133,7 +132,6 @@ static void verb_stat(struct pt_peer *p, struct answer *a)
     for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));)
         pt_stream_trim(s);
     pt_stage_trim(&p->stage);
-    pt_join_look(p);
     pt_tx_unbusy(p);
 }
 
@@ -266,12 +264,6 @@ static void dispatch(struct pt_peer *p, unsigned verb, const uint8_t *b, size_t 
     case NOTIFY:
         p->notify = driver_caller(p->port);
         p->has_notify = true;
-        return ok(a, "", 0);
-    case ABANDON:
-        if (len != 8)
-            return no(a, "malformed ABANDON");
-        if (pt_join_abandon(p, pt_get64(b)))
-            pt_stream_due(&p->s);
         return ok(a, "", 0);
     case CHANNEL: return verb_channel(p, b, len, a);
     case CHANNEL_LANE: return verb_channel_lane(p, b, len, a);

@@ -138,49 +138,6 @@ START_TEST(a_message_in_two_batches)
 }
 END_TEST
 
-/* A message that will not be finished: in no list, in a list, in a batch, sent in part, on two lanes. */
-START_TEST(abandoned)
-{
-    for (unsigned chunks = 0; chunks < 4; chunks++) {
-        struct pt_txq q;
-        struct pt_batch *b[2] = {begin(&q), pt_batch_new(1)};
-        struct pt_msg *m = sup_msg(bytes, 600 * 1024, NULL);
-        uint64_t transfer = 99;
-        unsigned lane = 99;
-
-        sup_must(m);
-        m->kind = PT_ORDER_SENDER;
-        m->key = 7;
-        m->room = 1000 * 1024;
-        pt_txq_open(&q, m);
-        submit(&q, 7, 100, NULL);
-        if (chunks) /* two lanes: 3 */
-            ck_assert_int_eq(pt_batch_fill(b[1], &q, PT_WANT_BULK, 128 * 1024), 0);
-        if (chunks == 2)
-            pt_batch_sent(b[1], b[1]->bytes, &sup_owner_ops);
-        if (chunks == 3)
-            ck_assert_int_eq(pt_batch_fill(b[0], &q, PT_WANT_BULK, 128 * 1024), 0);
-        bool done = pt_txq_abandon(&q, m, &transfer, &lane);
-        ck_assert_int_eq(done, chunks < 3);
-        if (done) {
-            ck_assert_uint_eq(transfer, chunks ? 1 : 0);
-            ck_assert_uint_eq(lane, chunks ? 1 : 0);
-            ck_assert_uint_eq(q.bytes, 100); /* the other one goes on */
-            ck_assert_uint_eq(q.active, 0);
-            ck_assert_uint_eq(pt_txq_unfinished(&q), 0);
-        }
-        if (b[1]->bytes)
-            pt_batch_sent(b[1], b[1]->bytes, &sup_owner_ops);
-        ck_assert_int_eq(pt_batch_fill(b[1], &q, BOTH, 128 * 1024), 0);
-        ck_assert_uint_eq(q.messages, 0);
-        for (unsigned i = 0; i < 2; i++)
-            pt_batch_free(b[i], &sup_owner_ops);
-        pt_txq_free(&q);
-        ck_assert_uint_eq(sup_alloc_live(), 0);
-    }
-}
-END_TEST
-
 START_TEST(out_of_memory)
 {
     sup_alloc_fail_at(1);
@@ -273,8 +230,7 @@ END_TEST
 
 int main(void)
 {
-    const TTest *tests[] = {
-        control_frames_fill_it, limits,   a_message_in_two_batches, out_of_memory, quiet_batch,
-        quiet_batch_is_called,  abandoned};
+    const TTest *tests[] = {control_frames_fill_it, limits,      a_message_in_two_batches,
+                            out_of_memory,          quiet_batch, quiet_batch_is_called};
     return SUP_MAIN("batch", tests);
 }

@@ -224,18 +224,6 @@ START_TEST(test_op_first_fragment)
     fragment_header(69, 0x0102030405060708, 0x1112131415161718);
     put8(&t, 0);
     check_op(_i, PT_FORM_FRAG_FIRST, 0x0102030405060708, 0x1112131415161718);
-    /* whose rest does not come if the sender is killed */
-    static const uint8_t living[] = {6, 16, 22, 23, 29, 30, 33, 34};
-    struct pt_packet pk = scan();
-    uint32_t id = 0, serial = 0;
-    bool lives = pk.order == PT_ORDER_SENDER && memchr(living, (int)ops[_i].op, sizeof living);
-    ck_assert_int_eq(pt_packet_sender(t.at, &pk, &id, &serial), lives);
-    if (lives) {
-        ck_assert_uint_eq(id, FROM_ID);
-        ck_assert_uint_eq(serial, 1);
-        pk.key++; /* not the pid that was found there */
-        ck_assert(!pt_packet_sender(t.at, &pk, &id, &serial));
-    }
 }
 END_TEST
 

@@ -39,10 +39,6 @@ uint64_t pt_now_ns(void) { return 0; }
 
 /* Sending and the limits are not under test: the lanes are emptied below. */
 void pt_cap_account(struct pt_stream *s) { (void)s; }
-void pt_peer_unfinished(struct pt_peer *p, uint64_t seq_id, uint32_t id, uint32_t serial)
-{
-    (void)p, (void)seq_id, (void)id, (void)serial;
-}
 
 bool pt_stream_is_full(const struct pt_stream *s)
 {
