@@ -11,12 +11,12 @@ enum {
     FLUSH_ROUNDS = 16,         /* over the lanes, in one flush */
     SCHED_SMALL = 1024 * 1024, /* bytes a scheduler sends on a lane in one flush */
     SCHED_MIXED =
-        PT_BATCH_BYTES, /* the same on a lane of a channel, where the flush is in a NIF call */
+        PT_BATCH_BULK, /* the same on a lane of a channel, where the flush is in a NIF call */
     /* A longer queue of bulk goes to the loop at once. Below, sending it here costs no hand-over; on two
      * cores the loop is one thread more than they can run (docs/performance.md). */
     SCHED_BULK = 16 * 1024 * 1024,
     SCHED_BULK_DONE =
-        PT_BATCH_BYTES, /* others wait for the port meanwhile (4 MB: half a millisecond) */
+        PT_BATCH_BULK,  /* others wait for the port meanwhile (4 MB: half a millisecond) */
     ACK_PIGGYBACK = 16, /* deliveries worth an ACK frame beside data */
     /* What leaves in 20 ms may lie in a bulk lane's socket. BBR, 1 Gbit/s, 20 ms, 0.1 % loss, one lane:
      * 0.86 of inet_tcp with 128 KB or with 5 ms, 1.00 with 20 ms. */

@@ -6,7 +6,7 @@
 -include_lib("stdlib/include/assert.hrl").
 
 -export([all/0, suite/0]).
--export([peer_killed/1, kill_in_large_message/1, peer_frozen/1, frozen_peer_under_load/1,
+-export([peer_killed/1, kill_in_large_message/1, senders_killed/1, sender_suspended/1, peer_frozen/1, frozen_peer_under_load/1,
          lane_cut_in_large_message/1, no_descriptors_left/1, socket_calls_fail/1,
          port_closed_by_somebody/1, backend_fails/1, several_loops/1]).
 
@@ -16,7 +16,7 @@
 suite() -> [{timetrap, {seconds, 240}}].
 
 all() ->
-    [peer_killed, kill_in_large_message, peer_frozen, frozen_peer_under_load,
+    [peer_killed, kill_in_large_message, senders_killed, sender_suspended, peer_frozen, frozen_peer_under_load,
      lane_cut_in_large_message, no_descriptors_left, socket_calls_fail, port_closed_by_somebody,
      backend_fails, several_loops].
 
@@ -45,6 +45,81 @@ kill_in_large_message(_) ->
          stop([A])
      end || Ms <- [5, 60, 200]],
     ok.
+
+%% The VM finishes what a process was sending when it was killed (OTP 25 and later; the process is not alive any
+%% more meanwhile). So halves of messages come to their ends, and what both sides keep for them comes back.
+senders_killed(_) ->
+    {A, B} = pair(ticking(1), ticking(1)),
+    Sink = sink(B),
+    Kill = fun() ->
+               Bin = binary:copy(<<7>>, 200 * 1000 * 1000),
+               [begin
+                    {Pid, Ref} = spawn_monitor(fun() -> Sink ! Bin end),
+                    receive {'DOWN', Ref, _, _, _} -> ok after 6 -> ok end,
+                    exit(Pid, kill)
+                end || _ <- lists:seq(1, 10)],
+               ok
+           end,
+    ?assert(pt_peer:wait(fun() -> on(A, Kill), halves(A, B) >= 3 end)),
+    #{transfers_in_room := Room} = pt_peer:call(B, partisan_dist, info, [pt_peer:node(A)]),
+    ?assert(Room >= 600 * 1000 * 1000),
+    ?assert(pt_peer:wait(fun() -> halves(A, B) =:= 0 end, 30000)),
+    ?assertMatch(#{transfers_in_room := 0}, pt_peer:call(B, partisan_dist, info, [pt_peer:node(A)])),
+    ?assert(pt_peer:wait(fun() -> on(A, fun() -> erlang:memory(binary) end) < 100 * 1000 * 1000 end)),
+    Before = received(B, Sink),
+    on(A, fun() -> Sink ! binary:copy(<<1>>, 20 * 1000 * 1000) end),
+    ?assert(pt_peer:wait(fun() -> received(B, Sink) =:= Before + 20 * 1000 * 1000 end)),
+    stop([A, B]).
+
+%% A sender that stands still for some ticks in the middle of a message, and goes on.
+sender_suspended(_) ->
+    {A, B} = pair(ticking(1), ticking(1)),
+    Sink = sink(B),
+    Size = 200 * 1000 * 1000,
+    Suspend = fun() ->
+                  Pid = spawn(fun() -> Sink ! <<7:(Size * 8)>>, receive stop -> ok end end),
+                  receive after 5 -> ok end,
+                  erlang:suspend_process(Pid),
+                  Pid
+              end,
+    Holder = on(A, fun() ->
+                       Me = self(),
+                       H = spawn(fun() -> Me ! {self(), Suspend()}, receive {resume, P} -> erlang:resume_process(P) end,
+                                          receive stop -> ok end end),
+                       receive {H, Pid} -> {H, Pid} end
+                   end),
+    {H, Pid} = Holder,
+    ?assertEqual(1, halves(A, B)),
+    %% As long as three looks take: a tick is one second here.
+    receive after 4000 -> ok end,
+    ?assertEqual(1, halves(A, B)),
+    on(A, fun() -> H ! {resume, Pid}, ok end),
+    ?assert(pt_peer:wait(fun() -> received(B, Sink) =:= Size end, 30000)),
+    ?assertEqual(0, halves(A, B)),
+    stop([A, B]).
+
+ticking(Seconds) -> #{args => ["-kernel", "net_ticktime", integer_to_list(4 * Seconds)]}.
+
+%% Counts the bytes of the binaries that it gets.
+sink(Peer) ->
+    on(Peer, fun() ->
+                 spawn(fun() ->
+                           (fun Loop(N) ->
+                                receive
+                                    {count, From} -> From ! {self(), N}, Loop(N);
+                                    Bin when is_binary(Bin) -> Loop(N + byte_size(Bin))
+                                end
+                            end)(0)
+                       end)
+             end).
+
+received(Peer, Sink) ->
+    on(Peer, fun() -> Sink ! {count, self()}, receive {Sink, N} -> N end end).
+
+%% Messages of A's that B has in part.
+halves(A, B) ->
+    #{transfers_in := N} = pt_peer:call(B, partisan_dist, info, [pt_peer:node(A)]),
+    N.
 
 peer_frozen(_) ->
     Args = #{args => ["-kernel", "net_ticktime", "2"]},
