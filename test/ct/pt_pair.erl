@@ -1,7 +1,7 @@
 %% Pairs of nodes for the suites, and short words for what is done on them.
 -module(pt_pair).
 
--export([cast/2, do/2, do_on/3, free_port/0, listen_port/1, monitor_nodes/2, nodes_of/2,
+-export([cast/2, do/2, do_on/3, free_port/0, ipv6_opts/0, lanes_of/3, listen_port/1, monitor_nodes/2, nodes_of/2,
          nothing_left/0, on/2, pair/0, pair/2, stop/1]).
 
 pair() -> pair(#{}, #{}).
@@ -56,4 +56,30 @@ free_port() ->
             Port;
         {error, eaddrinuse} ->
             free_port()
+    end.
+
+%% Has Peer so many lanes to Node? True of what has none.
+lanes_of(Peer, Node, Lanes) ->
+    case pt_peer:carrier() of
+        "partisan" ->
+            case pt_peer:call(Peer, partisan_dist, info, [Node]) of
+                #{lanes_attached := N} -> N =:= Lanes;
+                _ -> false
+            end;
+        _ ->
+            true
+    end.
+
+%% One set of options for a node on IPv6, none where this machine has no such loopback.
+ipv6_opts() ->
+    case gen_tcp:listen(0, [inet6, {ip, {0, 0, 0, 0, 0, 0, 0, 1}}]) of
+        {error, _} ->
+            [];
+        {ok, L} ->
+            gen_tcp:close(L),
+            Carrier = case pt_peer:carrier() of
+                          "inet_tcp" -> "inet6_tcp";
+                          "partisan" -> "partisan6"
+                      end,
+            [#{carrier => Carrier, host => "::1"}]
     end.
