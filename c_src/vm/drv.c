@@ -34,12 +34,6 @@ static void stop_select(ErlDrvEvent event, void *reserved)
 
 enum { FLUSH_LOOK_MS = 20 };
 
-/* Stream lock. The rest of a message whose sender was stopped half-way will not come. */
-static size_t to_send(struct pt_stream *s)
-{
-    return pt_stream_pending(s) - pt_txq_unfinished(&s->txq);
-}
-
 /* Bytes that are not yet with the peer's kernel. What is only in our socket's queue counts: closing
  * a socket with unread input resets the connection, and takes that queue with it. */
 static uint64_t undelivered(struct pt_peer *p, bool *dead)
@@ -50,7 +44,7 @@ static uint64_t undelivered(struct pt_peer *p, bool *dead)
     *dead = false;
     for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
         pthread_mutex_lock(&s->lock);
-        n += to_send(s);
+        n += pt_stream_to_send(s);
         *dead = *dead || s->error;
         pthread_mutex_unlock(&s->lock);
         for (unsigned i = 0; i < PT_LANES_MAX; i++)
@@ -69,7 +63,7 @@ static void half_close(struct pt_peer *p)
         return;
     for (struct pt_stream *s = NULL; (s = pt_peer_stream(p, s));) {
         pthread_mutex_lock(&s->lock);
-        bool more = to_send(s) != 0;
+        bool more = pt_stream_to_send(s) != 0;
         pthread_mutex_unlock(&s->lock);
         if (more)
             return;

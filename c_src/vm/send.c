@@ -57,6 +57,11 @@ size_t pt_stream_pending(const struct pt_stream *s)
     return n;
 }
 
+size_t pt_stream_to_send(const struct pt_stream *s)
+{
+    return pt_stream_pending(s) - pt_txq_unfinished(&s->txq);
+}
+
 void pt_stream_due(struct pt_stream *s)
 {
     atomic_store(&s->due, true);

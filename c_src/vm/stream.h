@@ -145,6 +145,9 @@ bool pt_stream_detach(struct pt_stream *s, struct pt_lane *l);
 /* send.c; stream lock */
 void pt_stream_due(struct pt_stream *s);             /* the port looks at it soon */
 size_t pt_stream_pending(const struct pt_stream *s); /* bytes not yet sent */
+/* Stream lock: the same without messages that are not complete; the rest of one whose sender was stopped half-way
+ * does not come. */
+size_t pt_stream_to_send(const struct pt_stream *s);
 /* Bulk for a whole batch is queued, and the lane that carries it waits for some. */
 bool pt_stream_plenty(const struct pt_stream *s);
 static inline size_t pt_stream_queued(const struct pt_stream *s) /* bytes, not in a batch yet */

@@ -120,7 +120,8 @@ static void verb_stat(struct pt_peer *p, struct answer *a)
         for (unsigned i = 0; i < PT_LANES_MAX; i++)
             if (s->lanes[i].batch)
                 out += s->lanes[i].batch->frames + s->lanes[i].sends;
-        pending += pt_stream_pending(s);
+        /* Not of a message whose sender stands still: dist_util sends no tick while bytes are pending */
+        pending += pt_stream_to_send(s);
         pthread_mutex_unlock(&s->lock);
     }
     pt_put64(r, in);

@@ -76,27 +76,46 @@ sender_suspended(_) ->
     {A, B} = pair(ticking(1), ticking(1)),
     Sink = sink(B),
     Size = 200 * 1000 * 1000,
-    Suspend = fun() ->
-                  Pid = spawn(fun() -> Sink ! <<7:(Size * 8)>>, receive stop -> ok end end),
-                  receive after 5 -> ok end,
-                  erlang:suspend_process(Pid),
-                  Pid
-              end,
-    Holder = on(A, fun() ->
-                       Me = self(),
-                       H = spawn(fun() -> Me ! {self(), Suspend()}, receive {resume, P} -> erlang:resume_process(P) end,
-                                          receive stop -> ok end end),
-                       receive {H, Pid} -> {H, Pid} end
-                   end),
-    {H, Pid} = Holder,
+    Holder = on(A, fun() -> spawn(fun() -> holder(Sink, Size) end) end),
+    ?assert(lists:any(fun(Ms) -> held(A, B, Holder, Ms) end, [5, 10, 2, 20, 1, 40, 3, 80])),
+    Before = received(B, Sink),
+    ticks(A, B, 3),
     ?assertEqual(1, halves(A, B)),
-    %% As long as three looks take: a tick is one second here.
-    receive after 4000 -> ok end,
-    ?assertEqual(1, halves(A, B)),
-    on(A, fun() -> H ! {resume, Pid}, ok end),
-    ?assert(pt_peer:wait(fun() -> received(B, Sink) =:= Size end, 30000)),
+    on(A, fun() -> Holder ! release, ok end),
+    ?assert(pt_peer:wait(fun() -> received(B, Sink) =:= Before + Size end, 30000)),
     ?assertEqual(0, halves(A, B)),
     stop([A, B]).
+
+%% Sends Size bytes from a process of its own and suspends that after Ms: while it still makes the bytes, in one
+%% go, so that the first time it yields is in the middle of sending. Whether so is seen at the peer.
+holder(Sink, Size) ->
+    receive
+        {hold, From, Ms} ->
+            {Pid, Ref} = spawn_monitor(fun() -> Sink ! <<7:(Size * 8)>> end),
+            receive after Ms -> ok end,
+            Held = try erlang:suspend_process(Pid) catch error:badarg -> false end,
+            From ! {self(), Held},
+            receive release -> _ = Held andalso erlang:resume_process(Pid) end,
+            receive {'DOWN', Ref, _, _, _} -> ok end,
+            holder(Sink, Size)
+    end.
+
+held(A, B, Holder, Ms) ->
+    Held = on(A, fun() -> Holder ! {hold, self(), Ms}, receive {Holder, Is} -> Is end end),
+    ticks(A, B, 2), % what was handed over has come
+    case Held andalso halves(A, B) =:= 1 of
+        true -> true;
+        false -> on(A, fun() -> Holder ! release, false end)
+    end.
+
+%% Nothing but ticks comes from A meanwhile.
+ticks(A, B, N) ->
+    Frames = fun() ->
+                 #{lanes := Lanes} = pt_peer:call(B, partisan_dist, info, [pt_peer:node(A)]),
+                 lists:sum([F || #{frames_in := F} <- Lanes])
+             end,
+    Enough = Frames() + N,
+    ?assert(pt_peer:wait(fun() -> Frames() >= Enough end, 30000)).
 
 ticking(Seconds) -> #{args => ["-kernel", "net_ticktime", integer_to_list(4 * Seconds)]}.
 
