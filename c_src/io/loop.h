@@ -1,7 +1,7 @@
 /* The loop thread: sends what the schedulers must not or cannot send at once.
  *
- * A node has one or several (vm/loops.h). A lane's sending side is a `struct pt_tx`; it is owned either by the scheduler
- * that holds the port lock or by the loop, never by both. pt_loop_submit() hands it to the loop.
+ * A node has one or several (vm/loops.h). A lane's sending side is a `struct pt_tx`; it is owned
+ * either by the scheduler that holds the port lock or by the loop, never by both. pt_loop_submit() hands it to the loop.
  * The loop then asks `fill` for data, sends it with the backend, tells `done`, and goes on until
  * `fill` says that nothing is left; the owner changes back *inside* that last fill (under the
  * session's lock, which the callback takes), so no wake-up is lost.

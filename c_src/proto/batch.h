@@ -21,7 +21,7 @@ enum {
      * (docs/performance.md). More would only age in the batch. */
     PT_BATCH_BYTES = 4 * 64000,
     PT_BATCH_LEAST = 16 * 1024, /* room for less is not used: a chunk has its price at both ends */
-    PT_BATCH_BULK = PT_BATCH_BYTES - PT_BATCH_LEAST /* a batch of chunks has so much at least */
+    PT_BATCH_BULK = PT_BATCH_BYTES - PT_BATCH_LEAST /* about what a batch of chunks has at least */
 };
 
 /* What a batch needs while there is something in it. */
